@@ -1,0 +1,42 @@
+# `make` alone lists what there is.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up test bench build lint fmt tools clean
+
+# The servers that `make tools` gets come last: what the PATH has already is used first.
+export PATH := $(PATH):$(CURDIR)/.tools/bin
+
+# More flags for the command of `make up` and `make bench`: make up ARGS="--scale order=4 --port 9000"
+ARGS ?=
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  ARGS="…" passes flags on: make up ARGS="--scale order=4,payment=4,stock=4 --port 9000"'
+
+up: tools build ## Runs the whole platform on this machine (Ctrl-C stops it)
+	@exec target/release/checkout up $(ARGS)
+
+test: tools ## Runs all tests
+	cargo build --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(ARGS); else set -x; cargo test --workspace $(ARGS); fi
+
+bench: tools build ## Measures checkouts on a platform of its own, in a temporary folder
+	@exec target/release/checkout bench --own-platform $(ARGS)
+
+build: ## Builds all programs, optimised, into target/release
+	cargo build --release --workspace --bins
+
+lint: ## Checks formatting and lints; any finding is an error
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt: ## Formats the code
+	cargo fmt --all
+
+tools: ## Gets nats-server and redis-server into .tools/bin, where the PATH has none
+	@scripts/tools.sh
+
+clean: ## Removes what was built and the fetched servers
+	cargo clean
+	rm -rf .tools

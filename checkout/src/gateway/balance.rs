@@ -1,0 +1,214 @@
+//! Which instance a request goes to, and what happens when it cannot be reached.
+//!
+//! The forwarding itself (headers, bodies, connection pool) is the library's `ReverseProxy`, one per instance. Its own `BalancedProxy` is not used:
+//! it goes round the instances whether they live or not, and its `RetryLayer` asks the round again, so under concurrency a retry may meet
+//! the same dead instance each time. The choice is therefore made here: the instance with the fewest requests in flight among those that are
+//! usable, and after a failed connection another one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum_reverse_proxy::{ProxyError, ProxyPolicy, ReverseProxy, XForwardedFor};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{StatusCode, Uri};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper_util::client::legacy::connect::HttpConnector;
+
+use crate::failure::Failure;
+use crate::gateway::{Upstream, problem};
+use crate::limits::{GATEWAY_ANSWER, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, SCALE_MAX};
+use crate::service::Service;
+
+/// The instances of one service.
+#[derive(Debug)]
+pub struct Balancer {
+    service: Service,
+    instances: Vec<Arc<Instance>>,
+    /// Where the search for the least busy instance begins, so that equally busy ones take turns.
+    turn: AtomicUsize,
+}
+
+struct Instance {
+    proxy: ReverseProxy<HttpConnector>,
+    health: Uri,
+    in_flight: AtomicUsize,
+    /// Cleared by a failed connection and by a readiness answer other than 200; set only by a readiness answer of 200. It only
+    /// orders the choice: when no instance is usable, all are tried all the same.
+    usable: AtomicBool,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Instance")
+            .field("target", &self.proxy.target())
+            .field("in_flight", &self.in_flight)
+            .field("usable", &self.usable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts a request as in flight for as long as it lives, also when the client goes away in the middle.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Balancer {
+    /// The instances of `service` at these base URLs.
+    ///
+    /// # Errors
+    /// When one is not a URL like `http://127.0.0.1:8001`, or there are more than [`SCALE_MAX`].
+    pub fn new(service: Service, urls: &[String], client: &Upstream) -> Result<Self, Failure> {
+        // The set of those already tried is the bits of one number.
+        if urls.len() > usize::from(SCALE_MAX) {
+            return Err(Failure::usage(format!("--{service}: at most {SCALE_MAX} instances")));
+        }
+        let instances = urls
+            .iter()
+            .map(|url| Instance::new(url, client).map(Arc::new))
+            .collect::<Option<_>>()
+            .ok_or_else(|| {
+                Failure::usage(format!("--{service} {}: write URLs like http://127.0.0.1:8001", urls.join(" ")))
+            })?;
+        Ok(Self {
+            service,
+            instances,
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// Asks every instance for its readiness from now on, each in a task of its own so that a hanging one delays no other.
+    pub fn watch(&self, client: &Upstream) {
+        for instance in &self.instances {
+            let (instance, client) = (Arc::clone(instance), client.clone());
+            tokio::spawn(async move { instance.watch(&client).await });
+        }
+    }
+
+    /// How many instances are usable now.
+    #[must_use]
+    pub fn usable(&self) -> usize {
+        self.instances.iter().filter(|it| it.is_usable()).count()
+    }
+
+    /// Passes a request on and the answer back.
+    pub async fn forward(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let body = match read_body(body).await {
+            Ok(body) => body,
+            Err(response) => return response,
+        };
+        let mut tried = 0_u64;
+        while let Some((index, instance)) = self.choose(tried) {
+            tried |= 1 << index;
+            let response = instance.send(&parts, body.clone()).await;
+            match response.extensions().get::<ProxyError>() {
+                None => return response,
+                // The one failure after which the request certainly reached nobody.
+                Some(error) if error.is_connect() => {
+                    if instance.usable.swap(false, Ordering::Relaxed) {
+                        tracing::warn!(instance = instance.proxy.target(), "cannot connect; passed over until it is ready");
+                    }
+                }
+                Some(error) => {
+                    tracing::warn!(instance = instance.proxy.target(), error = error.message(), path = parts.uri.path(), "outcome not known");
+                    return if response.status() == StatusCode::GATEWAY_TIMEOUT {
+                        problem::too_late(self.service)
+                    } else {
+                        problem::outcome_unknown(self.service)
+                    };
+                }
+            }
+        }
+        problem::unavailable(self.service)
+    }
+
+    /// The least busy instance that is not in the set `tried`, usable ones first.
+    fn choose(&self, tried: u64) -> Option<(usize, &Instance)> {
+        let count = self.instances.len();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..count)
+            .map(|step| (turn.wrapping_add(step)) % count)
+            .filter(|index| tried & (1 << index) == 0)
+            .map(|index| (index, &*self.instances[index]))
+            .min_by_key(|(_, instance)| {
+                (!instance.is_usable(), instance.in_flight.load(Ordering::Relaxed))
+            })
+    }
+}
+
+impl Instance {
+    fn new(url: &str, client: &Upstream) -> Option<Self> {
+        // The library panics on a bad target; a person deserves a sentence.
+        let uri: Uri = url.parse().ok()?;
+        let sound = uri.scheme_str() == Some("http") && uri.port_u16().is_some() && uri.path() == "/";
+        let health = format!("{}/health/ready", url.trim_end_matches('/')).parse().ok()?;
+        let policy = ProxyPolicy::new()
+            .with_x_forwarded_for(XForwardedFor::Preserve)
+            .with_upstream_timeout(GATEWAY_ANSWER);
+        sound.then(|| Self {
+            proxy: ReverseProxy::new_with_client("/", url, client.clone()).with_policy(policy),
+            health,
+            in_flight: AtomicUsize::new(0),
+            usable: AtomicBool::new(true),
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+
+    async fn send(&self, parts: &Parts, body: Bytes) -> Response {
+        let _in_flight = InFlight::new(&self.in_flight);
+        let request = Request::from_parts(parts.clone(), Body::from(body));
+        match self.proxy.proxy_request(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Keeps `usable` true to what the instance says of itself. A service that begins to drain says "not ready" at once and goes on
+    /// accepting for a while: by the time it refuses connections, nobody here sends it anything.
+    async fn watch(&self, client: &Upstream) {
+        loop {
+            let asked = tokio::time::timeout(GATEWAY_PROBE_ANSWER, client.get(self.health.clone())).await;
+            let usable = matches!(asked, Ok(Ok(ref response)) if response.status() == StatusCode::OK);
+            if let Ok(Ok(response)) = asked {
+                // Read to its end, so that the connection can be used again.
+                let _ = Limited::new(response.into_body(), GATEWAY_BODY_BYTES).collect().await;
+            }
+            if self.usable.swap(usable, Ordering::Relaxed) != usable {
+                tracing::info!(instance = self.proxy.target(), usable, "readiness changed");
+            }
+            tokio::time::sleep(GATEWAY_PROBE).await;
+        }
+    }
+}
+
+/// The whole body, so that it can be sent again to another instance. Almost every request has none.
+async fn read_body(body: Body) -> Result<Bytes, Response> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    match Limited::new(body, GATEWAY_BODY_BYTES).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(problem::too_large()),
+        Err(_) => Err(problem::unreadable()),
+    }
+}

@@ -1,0 +1,78 @@
+//! Accepting connections, and parting from them without dropping a request.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::serve::Listener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{GATEWAY_BACKLOG, GATEWAY_DRAIN, GATEWAY_FAREWELL};
+
+/// Listens with a queue that holds a few thousand clients who come at once.
+///
+/// # Errors
+/// What the operating system says.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted gateway wants its port back although connections of the one before still linger in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(GATEWAY_BACKLOG)
+}
+
+/// Serves until `asked` ends, then parts in three steps: the door closes (new clients are refused, so they know that nothing
+/// was sent); for a moment open connections are still answered, each answer being the last on its connection; then what is idle is closed and
+/// what runs may finish, until the deadline. Whether all finished.
+pub async fn serve(listener: TcpListener, app: Router, asked: impl Future<Output = ()>) -> bool {
+    let door = CancellationToken::new();
+    let part = CancellationToken::new();
+    let listener = Door {
+        listener: Some(listener),
+        closing: door.clone(),
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(part.clone().cancelled_owned());
+    let server = tokio::spawn(server.into_future());
+    asked.await;
+    door.cancel();
+    tokio::time::sleep(GATEWAY_FAREWELL).await;
+    part.cancel();
+    tokio::time::timeout(GATEWAY_DRAIN, server).await.is_ok()
+}
+
+/// A listener that can close while the connections it accepted live on.
+struct Door {
+    listener: Option<TcpListener>,
+    closing: CancellationToken,
+}
+
+impl Listener for Door {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                // In this order: who stands in the queue already is let in before the door closes, for the kernel would reset it, and the
+                // request it may have sent with it.
+                biased;
+                (stream, address) = Listener::accept(listener) => {
+                    let _ = stream.set_nodelay(true);
+                    return (stream, address);
+                }
+                () = self.closing.cancelled() => {}
+            }
+        }
+        self.listener = None;
+        std::future::pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.listener {
+            Some(listener) => listener.local_addr(),
+            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The one command a person types: `checkout up` runs the whole platform on this machine, `checkout status` and
+//! `checkout down` look after it, `checkout gateway` is its one port for all routes, `checkout bench` measures it.
+//!
+//! The story of a running platform, in the order of the files:
+//!
+//! 1. [`up`] finds the server binaries, takes the lock of a [`folder`], stops what an earlier run left behind, starts nats-server
+//!    and the three redis-servers, then the services, then the gateway, each supervised, and waits until all are ready;
+//! 2. [`gateway`] spreads the requests of one port over the instances of each service;
+//! 3. [`status`] and [`down`] read the same folder from outside;
+//! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`].
+//!
+//! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them.
+
+pub mod bench;
+pub mod down;
+pub mod failure;
+pub mod folder;
+pub mod gateway;
+pub mod http_client;
+pub mod limits;
+pub mod procs;
+pub mod say;
+pub mod service;
+pub mod signals;
+pub mod status;
+pub mod up;

@@ -1,0 +1,101 @@
+//! `checkout status`: what runs in a folder, and whether it is ready.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use futures::future::join_all;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::folder::{Address, Folder, Platform};
+use crate::http_client;
+use crate::say;
+use crate::up::plan::{Group, Probe};
+use crate::up::ready;
+
+/// Show every process of the platform in a folder: pid, alive, address, ready.
+///
+/// Exit code 0 when all are ready, 1 otherwise.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Args {
+    /// Folder of the platform [default: checkout in the user's data folder]
+    #[arg(long, value_name = "DIR", env = "CHECKOUT_DATA")]
+    pub data: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One process, as it is now.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    pid: Option<u32>,
+    alive: bool,
+    address: String,
+    ready: bool,
+    /// What it says when it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+/// Prints the table.
+///
+/// # Errors
+/// When no platform is ready in the folder.
+pub async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let folder = Folder::at(args.data)?;
+    let platform = folder.platform()?;
+    let rows = join_all(platform.processes.iter().map(|address| look(&folder, &platform, address))).await;
+    if args.json {
+        let text = serde_json::to_string_pretty(&rows).map_err(|error| Failure::failed(error.to_string()))?;
+        say::out(&text);
+    } else {
+        print(&rows);
+    }
+    let ready = rows.iter().all(|row| row.ready);
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
+    let birth = folder.birth(&process.name);
+    let alive = birth.as_ref().is_some_and(|birth| birth.is_alive());
+    let asked = match probe(platform, process) {
+        Some(probe) => ready::ask(&probe).await,
+        None => Err("has no address to ask".to_owned()),
+    };
+    Row {
+        name: process.name.clone(),
+        pid: birth.map(|birth| birth.pid),
+        alive,
+        address: process.url.clone(),
+        ready: alive && asked.is_ok(),
+        why: asked.err(),
+    }
+}
+
+fn probe(platform: &Platform, process: &Address) -> Option<Probe> {
+    let address = http_client::address_of(&process.url)?;
+    match Group::of_process(&process.name)? {
+        Group::Redis => Some(Probe::Redis(address)),
+        Group::Nats => http_client::address_of(&platform.nats_monitor).map(|pages| Probe::Http(pages, "/healthz")),
+        Group::Gateway | Group::Service(_) => Some(Probe::Http(address, "/health/ready")),
+    }
+}
+
+fn print(rows: &[Row]) {
+    let yes_no = |it: bool| if it { "yes" } else { "no" };
+    say::out(&format!("{:<16}{:>9}  {:<7}{:<28}ready", "name", "pid", "alive", "address"));
+    for row in rows {
+        let pid = row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let why = row.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        say::out(&format!(
+            "{:<16}{pid:>9}  {:<7}{:<28}{}{why}",
+            row.name,
+            yes_no(row.alive),
+            row.address,
+            yes_no(row.ready)
+        ));
+    }
+}

@@ -1,0 +1,301 @@
+//! `checkout up`: the whole platform on this machine, until it is told to stop.
+
+mod args;
+mod backoff;
+mod fleet;
+pub mod leftover;
+pub mod plan;
+mod ports;
+pub mod ready;
+pub mod servers;
+mod supervisor;
+mod welcome;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures::future::try_join_all;
+
+use crate::failure::Failure;
+use crate::folder::{Folder, Platform, UP};
+use crate::limits::{DRAIN, SERVERS_STOP};
+use crate::procs;
+use crate::say;
+use crate::service::Service;
+use crate::signals::StopSignals;
+pub use crate::up::args::{Args, ShapeArgs};
+use crate::up::args::Shape;
+use crate::up::fleet::Fleet;
+use crate::up::plan::{Group, Process, Servers};
+use crate::up::ports::Ports;
+use crate::up::servers::Server;
+
+/// The port on which a NATS client looks when it is told nothing.
+const NATS_PORT: u16 = 4222;
+
+/// Runs the platform.
+///
+/// # Errors
+/// When it cannot be started, or did not stop cleanly.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let shape = Shape::new(&args.shape)?;
+    let programs = Programs::find()?;
+    procs::raise_open_files();
+    let folder = Folder::create(args.data.clone())?;
+    // From here to the end of this function nobody else touches the folder.
+    let _lock = folder.lock()?;
+    leftover::stop(&folder).await;
+    folder.record(UP, std::process::id());
+    let outcome = Box::pin(live(&args, &shape, &programs, &folder)).await;
+    folder.retract();
+    folder.forget(UP);
+    outcome
+}
+
+/// Start, be there, stop.
+async fn live(args: &Args, shape: &Shape, programs: &Programs, folder: &Folder) -> Result<(), Failure> {
+    let mut stop = StopSignals::new()?;
+    let fleet = Fleet::new(folder.clone(), Instant::now() + args::ready_timeout(args), args.quiet);
+    let start = Start {
+        args,
+        shape,
+        programs,
+        folder,
+        fleet: &fleet,
+        ports: Ports::default(),
+    };
+    let started = tokio::select! {
+        started = start.all() => started.map(Some),
+        () = stop.next() => Ok(None),
+    };
+    let outcome = match started {
+        Ok(Some(platform)) => {
+            folder.publish(&platform);
+            if !args.quiet {
+                welcome::print(&platform, folder);
+            }
+            stop.next().await;
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    folder.retract();
+    if fleet.is_empty() {
+        return outcome;
+    }
+    let news = |line: &str| {
+        if !args.quiet {
+            say::err(&format!("checkout: {line}"));
+        }
+    };
+    news("stopping; again (Ctrl-C) kills");
+    let clean = tokio::select! {
+        clean = wind_down(&fleet, &news) => clean,
+        // The drain goes on after the second signal: it then only collects what was killed.
+        () = async { stop.next().await; fleet.kill(); std::future::pending().await } => false,
+    };
+    match outcome {
+        Ok(()) if clean => {
+            news("stopped");
+            Ok(())
+        }
+        Ok(()) => Err(Failure::failed("stopped, but not everything ended by itself in time")),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Stops everything from the outside in: first who accepts work, last who keeps the data.
+async fn wind_down(fleet: &Fleet, news: &impl Fn(&str)) -> bool {
+    let deadline = Instant::now() + DRAIN;
+    let mut clean = fleet.drain(DRAIN, &[Group::Gateway]).await;
+    news("the gateway has drained");
+    // The order service first: its clients wait for outcomes that payment and stock still have to bring.
+    let patience = deadline.saturating_duration_since(Instant::now()).max(DRAIN / 2);
+    clean &= fleet.drain(patience, &[Group::Service(Service::Order)]).await;
+    let rest = [Group::Service(Service::Payment), Group::Service(Service::Stock)];
+    clean &= fleet.drain(patience, &rest).await;
+    news("the services have drained");
+    clean &= fleet.drain(SERVERS_STOP, &[Group::Nats, Group::Redis]).await;
+    clean
+}
+
+/// The programs that are run.
+#[derive(Debug)]
+struct Programs {
+    nats: Server,
+    redis: Server,
+    services: BTreeMap<Service, PathBuf>,
+    own: PathBuf,
+}
+
+impl Programs {
+    /// Finds them all, before anything is started.
+    fn find() -> Result<Self, Failure> {
+        let own = std::env::current_exe()
+            .map_err(|error| Failure::failed(format!("cannot find this program's own file: {error}")))?;
+        let mut services = BTreeMap::new();
+        for service in Service::ALL {
+            let program = own.with_file_name(service.name());
+            if !program.is_file() {
+                return Err(Failure::failed(format!(
+                    "{} is missing: build all services with `make build`",
+                    program.display()
+                )));
+            }
+            services.insert(service, program);
+        }
+        Ok(Self {
+            nats: servers::find_nats()?,
+            redis: servers::find_redis()?,
+            services,
+            own,
+        })
+    }
+}
+
+/// Everything a start needs.
+struct Start<'a> {
+    args: &'a Args,
+    shape: &'a Shape,
+    programs: &'a Programs,
+    folder: &'a Folder,
+    fleet: &'a Fleet,
+    ports: Ports,
+}
+
+impl Start<'_> {
+    /// Servers, then services, then the gateway. Each stage needs the addresses of the one before.
+    async fn all(&self) -> Result<Platform, Failure> {
+        let gateway = self.gateway_address()?;
+        self.news(&format!(
+            "starting nats-server {} and 3 × {} {}",
+            self.programs.nats.version, self.programs.redis.kind, self.programs.redis.version
+        ));
+        let (nats, order, payment, stock) = tokio::try_join!(
+            self.nats(),
+            self.redis(Service::Order),
+            self.redis(Service::Payment),
+            self.redis(Service::Stock),
+        )?;
+        let (nats, monitor) = nats;
+        let databases = [(Service::Order, order), (Service::Payment, payment), (Service::Stock, stock)];
+        let servers = Servers {
+            nats: nats.url(),
+            redis: databases.iter().map(|(service, process)| (*service, process.url())).collect(),
+        };
+        let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
+        self.news(&format!("starting {}", counts.join(", ")));
+        let services = self.services(&servers).await?;
+        let gateway = self
+            .fleet
+            .start(|| Ok(plan::gateway(self.programs.own.clone(), gateway, &services, self.shape)))
+            .await?;
+        Ok(self.platform(&gateway, &servers, monitor, services))
+    }
+
+    fn gateway_address(&self) -> Result<SocketAddr, Failure> {
+        let (host, port) = (self.args.host, self.args.port);
+        if port == 0 {
+            return Ok(SocketAddr::new(host, self.ports.free()?.port()));
+        }
+        let address = SocketAddr::new(host, port);
+        if ports::is_free(address) {
+            Ok(address)
+        } else {
+            Err(Failure::failed(format!(
+                "{address} is taken by another program: choose another port with --port (0 takes a free one)"
+            )))
+        }
+    }
+
+    async fn nats(&self) -> Result<(Process, SocketAddr), Failure> {
+        let monitor = std::cell::Cell::new(None);
+        let process = self
+            .fleet
+            .start(|| {
+                let name = "nats-1";
+                let client = self.ports.prefer(NATS_PORT)?;
+                let pages = self.ports.free()?;
+                monitor.set(Some(pages));
+                let config = servers::configure_nats(self.folder, name, client, pages)?;
+                Ok(plan::nats(name, self.programs.nats.program.clone(), &config, client, pages))
+            })
+            .await?;
+        let pages = monitor.get().unwrap_or(process.address);
+        Ok((process, pages))
+    }
+
+    async fn redis(&self, service: Service) -> Result<Process, Failure> {
+        let name = format!("redis-{service}");
+        self.fleet
+            .start(|| {
+                let address = self.ports.free()?;
+                let config = servers::configure_redis(
+                    self.folder,
+                    &name,
+                    address,
+                    &self.shape.appendfsync,
+                    self.shape.settings_of("redis", &name),
+                )?;
+                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address))
+            })
+            .await
+    }
+
+    /// All instances at once; they need nothing of each other to become ready.
+    async fn services(&self, servers: &Servers) -> Result<BTreeMap<Service, Vec<String>>, Failure> {
+        let instances = self
+            .shape
+            .scale
+            .iter()
+            .flat_map(|(service, count)| (1..=*count).map(|number| (*service, number)));
+        let starts = instances.map(|(service, number)| self.instance(service, number, servers));
+        let mut urls: BTreeMap<Service, Vec<String>> = BTreeMap::new();
+        for (service, process) in try_join_all(starts).await? {
+            urls.entry(service).or_default().push(process.url());
+        }
+        Ok(urls)
+    }
+
+    async fn instance(&self, service: Service, number: u16, servers: &Servers) -> Result<(Service, Process), Failure> {
+        let program = &self.programs.services[&service];
+        let process = self
+            .fleet
+            .start(|| {
+                let address = self.ports.free()?;
+                Ok(plan::instance(service, number, program.clone(), address, servers, self.shape))
+            })
+            .await?;
+        Ok((service, process))
+    }
+
+    fn platform(
+        &self,
+        gateway: &Process,
+        servers: &Servers,
+        monitor: SocketAddr,
+        services: BTreeMap<Service, Vec<String>>,
+    ) -> Platform {
+        let versions = [&self.programs.nats, &self.programs.redis]
+            .map(|server| (server.kind.clone(), server.version.to_string()));
+        Platform {
+            gateway: gateway.url(),
+            nats: servers.nats.clone(),
+            nats_monitor: format!("http://{monitor}"),
+            redis: servers.redis.clone(),
+            services,
+            processes: self.fleet.addresses(),
+            versions: versions.into_iter().collect(),
+            appendfsync: self.shape.appendfsync.clone(),
+        }
+    }
+
+    fn news(&self, line: &str) {
+        if !self.args.quiet {
+            say::err(&format!("checkout: {line}"));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What each process of the platform is: program, arguments, environment, address, and how one sees that it is ready.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::service::Service;
+use crate::up::args::Shape;
+
+/// Every child carries this with the data folder as value, so that one that was started in the instant before its parent was killed,
+/// and has no pid file, is still recognised.
+pub const MARKER: &str = "CHECKOUT_CHILD_OF";
+
+/// The groups of processes, in the order in which they stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// The one port for all routes.
+    Gateway,
+    /// Instances of a service.
+    Service(Service),
+    /// nats-server.
+    Nats,
+    /// The databases.
+    Redis,
+}
+
+impl Group {
+    /// Name of the group in flags and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Service(service) => service.name(),
+            Self::Nats => "nats",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The group of the process `name` (`order-2`, `redis-stock`, `nats-1`, `gateway`).
+    #[must_use]
+    pub fn of_process(name: &str) -> Option<Self> {
+        let kind = name.split('-').next()?;
+        match kind {
+            "gateway" => Some(Self::Gateway),
+            "nats" => Some(Self::Nats),
+            "redis" => Some(Self::Redis),
+            service => service.parse().ok().map(Self::Service),
+        }
+    }
+}
+
+/// How one sees that a process does its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET` of this path answers 200.
+    Http(SocketAddr, &'static str),
+    /// `PING` answers `PONG` (and not that it still loads its data).
+    Redis(SocketAddr),
+}
+
+/// One process to run and keep running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its name in pid files, logs and messages.
+    pub name: String,
+    /// Its group.
+    pub group: Group,
+    /// The program file.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What is added to our own environment.
+    pub env: Vec<(String, String)>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How its readiness is seen.
+    pub probe: Probe,
+}
+
+impl Process {
+    /// Its address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = match self.group {
+            Group::Gateway | Group::Service(_) => "http",
+            Group::Nats => "nats",
+            Group::Redis => "redis",
+        };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+/// nats-server with its configuration file.
+#[must_use]
+pub fn nats(name: &str, program: PathBuf, config: &std::path::Path, client: SocketAddr, monitor: SocketAddr) -> Process {
+    Process {
+        name: name.to_owned(),
+        group: Group::Nats,
+        program,
+        args: vec!["--config".to_owned(), config.display().to_string()],
+        env: Vec::new(),
+        address: client,
+        probe: Probe::Http(monitor, "/healthz"),
+    }
+}
+
+/// redis-server with its configuration file.
+#[must_use]
+pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: SocketAddr) -> Process {
+    Process {
+        name: name.to_owned(),
+        group: Group::Redis,
+        program,
+        args: vec![config.display().to_string()],
+        env: Vec::new(),
+        address,
+        probe: Probe::Redis(address),
+    }
+}
+
+/// Where the services find their servers.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    /// URL of NATS.
+    pub nats: String,
+    /// URL of each service's database.
+    pub redis: BTreeMap<Service, String>,
+}
+
+/// One instance of a service.
+#[must_use]
+pub fn instance(
+    service: Service,
+    number: u16,
+    program: PathBuf,
+    address: SocketAddr,
+    servers: &Servers,
+    shape: &Shape,
+) -> Process {
+    let name = format!("{service}-{number}");
+    let mut env = vec![
+        ("LISTEN".to_owned(), address.to_string()),
+        ("INSTANCE".to_owned(), name.clone()),
+        ("NATS_URL".to_owned(), servers.nats.clone()),
+        ("REDIS_URL".to_owned(), servers.redis.get(&service).cloned().unwrap_or_default()),
+    ];
+    let settings = shape.settings_of(service.name(), &name);
+    env.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Process {
+        group: Group::Service(service),
+        program,
+        args: Vec::new(),
+        env,
+        address,
+        probe: Probe::Http(address, "/health/ready"),
+        name,
+    }
+}
+
+/// The gateway: this same program.
+#[must_use]
+pub fn gateway(
+    program: PathBuf,
+    address: SocketAddr,
+    services: &BTreeMap<Service, Vec<String>>,
+    shape: &Shape,
+) -> Process {
+    let mut args = vec!["gateway".to_owned(), format!("--listen={address}")];
+    for (service, urls) in services {
+        args.extend(urls.iter().map(|url| format!("--{service}={url}")));
+    }
+    let settings = shape.settings_of("gateway", "gateway");
+    // Whoever listens on all interfaces is reached on the loopback one too.
+    let reached = match address.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        ip if ip.is_unspecified() => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], address.port())),
+        _ => address,
+    };
+    Process {
+        name: "gateway".to_owned(),
+        group: Group::Gateway,
+        program,
+        args,
+        env: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        address: reached,
+        probe: Probe::Http(reached, "/health/ready"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_read_from_the_name() {
+        assert_eq!(Group::of_process("order-12"), Some(Group::Service(Service::Order)));
+        assert_eq!(Group::of_process("redis-order"), Some(Group::Redis));
+        assert_eq!(Group::of_process("nats-1"), Some(Group::Nats));
+        assert_eq!(Group::of_process("gateway"), Some(Group::Gateway));
+        assert_eq!(Group::of_process("up"), None);
+    }
+
+    #[test]
+    fn groups_stop_from_the_outside_in() {
+        let mut groups = [Group::Redis, Group::Service(Service::Stock), Group::Gateway, Group::Nats, Group::Service(Service::Order)];
+        groups.sort();
+        assert_eq!(groups[0], Group::Gateway);
+        assert_eq!(groups[1], Group::Service(Service::Order));
+        assert_eq!(groups[4], Group::Redis);
+    }
+}

@@ -1,0 +1,247 @@
+//! nats-server and redis-server: found, checked, configured.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::Failure;
+use crate::folder::Folder;
+
+/// A server program we did not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its program file.
+    pub program: PathBuf,
+    /// What it calls itself: `nats-server`, `redis-server` or `valkey-server`.
+    pub kind: String,
+    /// Its version.
+    pub version: Version,
+}
+
+/// A version number, compared from the left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Version {
+    /// The first thing in `text` that looks like a version: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=…`.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        text.split(|it: char| !(it.is_ascii_digit() || it == '.'))
+            .find_map(|word| {
+                let mut numbers = word.split('.').map(|number| number.parse::<u32>().ok());
+                let (major, minor) = (numbers.next()??, numbers.next()??);
+                Some(Self(major, minor, numbers.next().flatten().unwrap_or(0)))
+            })
+    }
+}
+
+/// JetStream as this platform uses it came with 2.12.
+const NATS_OLDEST: Version = Version(2, 12, 0);
+/// Redis Functions came with 7.0.
+const REDIS_OLDEST: Version = Version(7, 0, 0);
+
+/// Finds nats-server.
+///
+/// # Errors
+/// One line that says what to do.
+pub fn find_nats() -> Result<Server, Failure> {
+    find("NATS_SERVER", &["nats-server"], NATS_OLDEST)
+}
+
+/// Finds redis-server or valkey-server.
+///
+/// # Errors
+/// One line that says what to do.
+pub fn find_redis() -> Result<Server, Failure> {
+    find("REDIS_SERVER", &["redis-server", "valkey-server"], REDIS_OLDEST)
+}
+
+/// `$variable` if it is set (and then nothing else: a person who names a program wants that one), else the first new enough program of
+/// one of these names in PATH, else in `.tools/bin`.
+fn find(variable: &str, names: &[&str], oldest: Version) -> Result<Server, Failure> {
+    if let Some(program) = std::env::var_os(variable).filter(|it| !it.is_empty()) {
+        let server = ask(Path::new(&program))
+            .map_err(|why| Failure::usage(format!("{variable}={}: {why}", program.display())))?;
+        if server.version < oldest {
+            return Err(Failure::usage(format!(
+                "{variable}={}: version {} is too old, {oldest} or newer is needed",
+                program.display(),
+                server.version
+            )));
+        }
+        return Ok(server);
+    }
+    let mut too_old = String::new();
+    for folder in search_folders() {
+        for name in names {
+            let candidate = folder.join(name);
+            if !candidate.is_file() {
+                continue;
+            }
+            match ask(&candidate) {
+                Ok(server) if server.version >= oldest => return Ok(server),
+                Ok(server) => {
+                    too_old = format!(" ({} is {})", candidate.display(), server.version);
+                }
+                Err(why) => too_old = format!(" ({}: {why})", candidate.display()),
+            }
+        }
+    }
+    Err(Failure::failed(format!(
+        "no {} {oldest} or newer found{too_old}: run `make tools`, install one in PATH, or set {variable}",
+        names[0]
+    )))
+}
+
+/// PATH, then `.tools/bin` in every folder above this program and above the working directory.
+fn search_folders() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
+    for start in starts.into_iter().flatten() {
+        folders.extend(start.ancestors().map(|above| above.join(".tools/bin")));
+    }
+    folders
+}
+
+/// Asks a program for its name and version.
+fn ask(program: &Path) -> Result<Server, String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("cannot run it: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next().unwrap_or_default().trim();
+    let version = Version::find(line).ok_or_else(|| format!("--version says '{line}', which is no version"))?;
+    let kind = line.to_ascii_lowercase();
+    let kind = ["nats", "valkey", "redis"]
+        .into_iter()
+        .find(|name| kind.starts_with(name))
+        .ok_or_else(|| format!("--version says '{line}', which is another program"))?;
+    Ok(Server {
+        program: program.to_path_buf(),
+        kind: format!("{kind}-server"),
+        version,
+    })
+}
+
+/// Writes the configuration of nats-server and returns its path.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn configure_nats(
+    folder: &Folder,
+    name: &str,
+    client: SocketAddr,
+    monitor: SocketAddr,
+) -> Result<PathBuf, Failure> {
+    let home = folder.root().join(name);
+    let text = format!(
+        "# Written by `checkout up` at every start; changes here are lost.\n\
+         server_name: \"checkout-{name}\"\n\
+         listen: \"{client}\"\n\
+         http: \"{monitor}\"\n\
+         max_payload: 1MB\n\
+         jetstream {{\n\
+         \x20 store_dir: {}\n\
+         \x20 max_memory_store: 256MB\n\
+         \x20 # The streams have limits of their own; this one must only not be in their way.\n\
+         \x20 max_file_store: 1TB\n\
+         }}\n",
+        quoted(&home)
+    );
+    write_config(&home, "nats.conf", &text)
+}
+
+/// Writes the configuration of a redis-server and returns its path.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn configure_redis<'a>(
+    folder: &Folder,
+    name: &str,
+    address: SocketAddr,
+    appendfsync: &str,
+    extra: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<PathBuf, Failure> {
+    let home = folder.root().join(name);
+    let mut text = format!(
+        "# Written by `checkout up` at every start; changes here are lost (use --set {name}.DIRECTIVE=VALUE).\n\
+         bind {}\nport {}\nprotected-mode yes\ndaemonize no\ndir {}\n\
+         # Every instance of a service, and its restarted successor, may connect at once.\n\
+         tcp-backlog 4096\n\
+         # The append-only file is the truth; snapshots would only double the writing.\n\
+         save \"\"\nappendonly yes\nappendfsync {appendfsync}\n\
+         # While the file is rewritten, answered writes must be as safe as at any other time.\n\
+         no-appendfsync-on-rewrite no\n\
+         auto-aof-rewrite-percentage 100\nauto-aof-rewrite-min-size 256mb\n\
+         # Orders and records are small hashes; as listpacks they take a third of the memory.\n\
+         hash-max-listpack-value 1024\n\
+         # Evicting anything would be losing money: a full database must refuse instead.\n\
+         maxmemory-policy noeviction\n\
+         # Large deletions are freed in the background, not in front of the queue of writes.\n\
+         lazyfree-lazy-expire yes\nlazyfree-lazy-server-del yes\nlazyfree-lazy-user-del yes\nlazyfree-lazy-user-flush yes\n",
+        address.ip(),
+        address.port(),
+        quoted(&home),
+    );
+    for (directive, value) in extra {
+        text.push_str(&format!("{directive} {value}\n"));
+    }
+    write_config(&home, "redis.conf", &text)
+}
+
+fn write_config(home: &Path, file: &str, text: &str) -> Result<PathBuf, Failure> {
+    let path = home.join(file);
+    std::fs::create_dir_all(home)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// A path as both configuration languages take it: in double quotes, with backslashes.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_found_in_what_each_server_says() {
+        for (text, version) in [
+            ("nats-server: v2.15.1", Version(2, 15, 1)),
+            ("nats-server: v2.12.0-RC.3", Version(2, 12, 0)),
+            ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=d63575eb", Version(7, 0, 15)),
+            ("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64", Version(9, 1, 2)),
+            ("8.2", Version(8, 2, 0)),
+        ] {
+            assert_eq!(Version::find(text), Some(version), "{text}");
+        }
+        for text in ["", "nats-server", "v2", "..", "2."] {
+            assert_eq!(Version::find(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_as_numbers_not_as_text() {
+        assert!(Version(2, 9, 25) < NATS_OLDEST);
+        assert!(Version(2, 12, 0) >= NATS_OLDEST);
+        assert!(Version(10, 0, 0) > REDIS_OLDEST);
+    }
+
+    #[test]
+    fn a_folder_with_spaces_and_quotes_stays_one_word() {
+        assert_eq!(quoted(Path::new("/a b/\"c\"")), "\"/a b/\\\"c\\\"\"");
+    }
+}

@@ -1,0 +1,208 @@
+//! What the HTTP side of every service shares: binding, serving with a drain, parameters, idempotency keys, health.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRef, FromRequestParts, OriginalUri, Path};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use serde::de::DeserializeOwned;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
+use crate::problem::{Code, Problem};
+use crate::redis::{CallError, Operation, UnexpectedReply};
+use crate::trace::TraceParent;
+
+/// Connections that may wait to be accepted: a few thousand clients may connect at once. The kernel cuts it to
+/// `net.core.somaxconn`.
+const LISTEN_BACKLOG: u32 = 16_384;
+
+/// Binds an address for [`serve`].
+///
+/// # Errors
+/// The operating system refuses the address.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted process takes its port back while connections of its predecessor are still in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+/// Serves until `stop`, then finishes the requests in hand and returns.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+    });
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+/// Adds what every service answers beside its own routes: health, metrics, and problems for unknown paths.
+///
+/// `ready` names each thing the service needs and whether it has it.
+pub fn with_common_routes(
+    router: Router,
+    ready: impl Fn() -> Vec<(&'static str, bool)> + Send + Sync + 'static,
+) -> Router {
+    let ready = Arc::new(ready);
+    router
+        .route("/health/live", get(|| async { "live" }))
+        .route("/health/ready", get(move || async move { readiness(&ready()) }))
+        .route("/metrics", get(|| async { crate::telemetry::render_metrics() }))
+        .fallback(|OriginalUri(uri): OriginalUri| async move {
+            Problem::new(Code::NoSuchRoute, format!("there is no {}", shorten(uri.path())))
+        })
+        .method_not_allowed_fallback(|parts: Parts| async move {
+            Problem::new(Code::MethodNotAllowed, format!("{} {}", parts.method, shorten(parts.uri.path())))
+        })
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+fn readiness(needs: &[(&'static str, bool)]) -> Response {
+    let missing: Vec<&str> = needs.iter().filter(|(_, ready)| !ready).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        "ready".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}", missing.join(", "))).into_response()
+    }
+}
+
+/// Path parameters whose rejection is a [`Problem`].
+#[derive(Debug)]
+pub struct Params<T>(pub T);
+
+impl<S, T> FromRequestParts<S> for Params<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Problem::new(Code::Malformed, rejection.body_text())),
+        }
+    }
+}
+
+/// Reads a path parameter as what it should be.
+///
+/// # Errors
+/// [`Code::Malformed`], with the parameter's name and the beginning of its value.
+pub fn parameter<T>(name: &str, value: &str) -> Result<T, Problem>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    value.parse().map_err(|why| Problem::malformed(name, value, why))
+}
+
+/// How long replies of requests with an `Idempotency-Key` are kept, in seconds. A part of each service's state.
+#[derive(Debug, Clone, Copy)]
+pub struct IdempotencyTtl(pub u64);
+
+impl<S> FromRequestParts<S> for Operation
+where
+    IdempotencyTtl: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let fingerprint = format!("{} {}", parts.method, parts.uri.path());
+        match idempotency_key(&parts.headers)? {
+            Some(key) => Ok(Self::from_client(key, fingerprint, IdempotencyTtl::from_ref(state).0)),
+            None => Ok(Self::internal(fingerprint)),
+        }
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let wrong = |why: &str| Problem::new(Code::Malformed, format!("Idempotency-Key: {why}"));
+    if values.next().is_some() {
+        return Err(wrong("given more than once"));
+    }
+    let key = value.to_str().map_err(|_| wrong("expected visible ASCII characters"))?;
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES {
+        return Err(wrong(&format!("expected 1 to {MAX_IDEMPOTENCY_KEY_BYTES} characters, found {}", key.len())));
+    }
+    Ok(Some(key))
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TraceParent {
+    type Rejection = std::convert::Infallible;
+    /// The client's trace, or a new one where the header is missing or broken.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let header = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        Ok(header.and_then(|text| text.parse().ok()).unwrap_or_else(Self::random))
+    }
+}
+
+/// A JSON reply.
+pub fn json(value: &serde_json::Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+/// The reply to a command that the database did not answer. `location` is where the client can look what became of it.
+pub fn trouble(error: CallError, location: impl Into<String>) -> Problem {
+    match error {
+        CallError::NotSent(why) => Problem::new(Code::Unavailable, format!("the database is not reachable: {why}")),
+        CallError::Unknown(why) => {
+            let detail = format!(
+                "the database did not answer in time ({why}); repeat the request with the same Idempotency-Key"
+            );
+            Problem::not_known_yet(detail, location.into())
+        }
+        CallError::Refused(why) => {
+            tracing::error!(why, "the database refused a call");
+            Problem::new(Code::Internal, "the database refused the call")
+        }
+    }
+}
+
+impl From<UnexpectedReply> for Problem {
+    fn from(error: UnexpectedReply) -> Self {
+        tracing::error!(%error, "the database answered what this build does not know");
+        Self::new(Code::Internal, "the database answered what this build does not know")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(values: &[&[u8]]) -> HeaderMap {
+        values
+            .iter()
+            .map(|v| (header::HeaderName::from_static("idempotency-key"), HeaderValue::from_bytes(v).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn idempotency_keys_are_short_visible_and_given_once() {
+        assert_eq!(idempotency_key(&headers(&[])), Ok(None));
+        assert_eq!(idempotency_key(&headers(&[b"\"a key\""])), Ok(Some("\"a key\"")));
+        let long = vec![b'x'; MAX_IDEMPOTENCY_KEY_BYTES + 1];
+        for bad in [&[b"".as_slice()][..], &[b"a", b"a"], &[&long], &["é".as_bytes()]] {
+            assert_eq!(idempotency_key(&headers(bad)).map_err(|p| p.code), Err(Code::Malformed), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The language that the three services share: ids, amounts, events, the undo-log transition, errors, limits, and the
+//! plumbing that every process needs (settings, telemetry, shutdown, HTTP serving, the group-commit Redis writer).
+//!
+//! Nothing here knows a service's business. Rules that belong to one service live in that service's `decision.rs`.
+
+pub mod amount;
+pub mod crash;
+pub mod event;
+pub mod http;
+pub mod id;
+pub mod limits;
+pub mod problem;
+pub mod reason;
+pub mod redis;
+pub mod saga;
+pub mod service;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
+pub mod trace;
+pub mod undo;

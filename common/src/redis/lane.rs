@@ -1,0 +1,240 @@
+//! One lane of the writer: a connection, and the loop that turns queued calls into groups.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Value};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connector;
+use super::{Call, CallError, Reply};
+use crate::limits::MAX_GROUP_COMMANDS;
+
+/// How long a group may go unanswered before its connection is given up. A healthy Redis may stop for a second or two when
+/// the disk does.
+const REPLY_LIMIT: Duration = Duration::from_secs(5);
+/// A group is waited for at least so long even when a caller's deadline is nearer, so that one caller in a hurry does not
+/// break the connection for the others.
+const SHORTEST_REPLY_LIMIT: Duration = Duration::from_millis(500);
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Errors that a server answers *before* it carries a call out, and that pass: loading after a restart, a demoted or full
+/// or unreplicated primary, a disk that cannot be written, a script that runs. See `redis.conf` and the error table of RESP.
+const PASSING: &[&str] =
+    &["LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOAUTH"];
+
+/// Calls of one caller, on their way.
+pub(super) struct Queued {
+    pub(super) calls: Vec<Call>,
+    pub(super) deadline: Option<Instant>,
+    /// Whether the calls were ever handed to a connection.
+    pub(super) sent: bool,
+    pub(super) answer: oneshot::Sender<Result<Vec<Result<Reply, CallError>>, CallError>>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl Queued {
+    /// Tells the caller that there is no answer, and the truth about whether the calls may have been carried out.
+    fn give_up(self, why: &str) {
+        let error = if self.sent { CallError::Unknown(why.to_owned()) } else { CallError::NotSent(why.to_owned()) };
+        // A caller that has gone away does not want the answer.
+        let _ = self.answer.send(Err(error));
+    }
+}
+
+pub(super) struct Lane {
+    connector: Arc<Connector>,
+    calls: Arc<Mutex<mpsc::UnboundedReceiver<Queued>>>,
+    connected: Arc<AtomicBool>,
+    stop: CancellationToken,
+    connection: Option<MultiplexedConnection>,
+    /// Taken from the queue and not answered yet, oldest first.
+    pending: VecDeque<Queued>,
+    backoff: Duration,
+}
+
+impl Lane {
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        calls: Arc<Mutex<mpsc::UnboundedReceiver<Queued>>>,
+        connected: Arc<AtomicBool>,
+        stop: CancellationToken,
+    ) -> Self {
+        let pending = VecDeque::new();
+        Self { connector, calls, connected, stop, connection: None, pending, backoff: FIRST_BACKOFF }
+    }
+
+    /// Runs until asked to stop and nothing is queued.
+    pub(super) async fn run(mut self) {
+        loop {
+            if self.pending.is_empty() && !self.wait_for_calls().await {
+                return;
+            }
+            match self.send_group().await {
+                Ok(()) => {
+                    if self.backoff != FIRST_BACKOFF {
+                        tracing::info!("the database answers again");
+                    }
+                    self.backoff = FIRST_BACKOFF;
+                    self.connected.store(true, Ordering::Relaxed);
+                }
+                Err(error) => self.back_off(&error).await,
+            }
+        }
+    }
+
+    /// Waits until there is something to do. Says whether there is; if not, the lane is to end.
+    async fn wait_for_calls(&mut self) -> bool {
+        let mut calls = self.calls.lock().await;
+        let first = tokio::select! {
+            biased;
+            first = calls.recv() => first,
+            () = self.stop.cancelled() => calls.try_recv().ok(),
+        };
+        let Some(first) = first else { return false };
+        let mut commands = first.calls.len();
+        self.pending.push_back(first);
+        while commands < MAX_GROUP_COMMANDS
+            && let Ok(next) = calls.try_recv()
+        {
+            commands += next.calls.len();
+            self.pending.push_back(next);
+        }
+        true
+    }
+
+    /// Sends the oldest pending calls as one pipeline and answers their callers.
+    async fn send_group(&mut self) -> Result<(), RedisError> {
+        self.drop_expired("the time limit passed while the database was not reachable");
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connector.connect().await?,
+        };
+        let (size, count, limit) = self.group();
+        let mut pipeline = redis::Pipeline::with_capacity(count);
+        let mut sent_before = Vec::with_capacity(size);
+        for queued in self.pending.iter_mut().take(size) {
+            sent_before.push(std::mem::replace(&mut queued.sent, true));
+            for call in &queued.calls {
+                pipeline.add_command(call.cmd.clone());
+            }
+        }
+        let values = tokio::time::timeout(limit, connection.send_packed_commands(&pipeline, 0, count))
+            .await
+            .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "no reply in time"))??;
+        let mut group: Vec<Queued> = self.pending.drain(..size).collect();
+        if let Some(error) = find_passing(&values) {
+            // Repeated as a whole: calls that did succeed answer from their records. Those that were refused before anything
+            // was done count as never sent, unless an earlier try went unanswered.
+            let mut values = values.iter();
+            for (queued, sent_before) in group.iter_mut().zip(sent_before) {
+                let refused = values.by_ref().take(queued.calls.len()).all(|v| matches!(v, Value::ServerError(_)));
+                queued.sent = sent_before || !refused;
+            }
+            for queued in group.drain(..).rev() {
+                self.pending.push_front(queued);
+            }
+            return Err(error);
+        }
+        self.connection = Some(connection);
+        answer(group, values);
+        Ok(())
+    }
+
+    /// How many callers and commands the next group has, and how long it may take.
+    fn group(&self) -> (usize, usize, Duration) {
+        let (mut size, mut count, mut limit) = (0, 0, REPLY_LIMIT);
+        let now = Instant::now();
+        for queued in &self.pending {
+            if size > 0 && count + queued.calls.len() > MAX_GROUP_COMMANDS {
+                break;
+            }
+            size += 1;
+            count += queued.calls.len();
+            if let Some(deadline) = queued.deadline {
+                limit = limit.min(deadline.saturating_duration_since(now)).max(SHORTEST_REPLY_LIMIT);
+            }
+        }
+        (size, count, limit)
+    }
+
+    /// Gives up on all pending calls whose deadline has passed.
+    fn drop_expired(&mut self, why: &str) {
+        let now = Instant::now();
+        for queued in std::mem::take(&mut self.pending) {
+            if queued.deadline.is_some_and(|deadline| deadline <= now) {
+                queued.give_up(why);
+            } else {
+                self.pending.push_back(queued);
+            }
+        }
+    }
+
+    /// After a failure: takes over what else is queued, so that its deadlines are kept too, and waits a little.
+    async fn back_off(&mut self, error: &RedisError) {
+        self.connection = None;
+        self.connected.store(false, Ordering::Relaxed);
+        if self.backoff == FIRST_BACKOFF {
+            tracing::warn!(%error, "the database does not answer; trying again");
+        }
+        if let Ok(mut calls) = self.calls.try_lock() {
+            while let Ok(queued) = calls.try_recv() {
+                self.pending.push_back(queued);
+            }
+        }
+        let now = Instant::now();
+        let earliest = self.pending.iter().filter_map(|queued| queued.deadline).min().unwrap_or(now + self.backoff);
+        let jittered = self.backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+        tokio::select! {
+            () = tokio::time::sleep_until(earliest.min(now + jittered)) => {}
+            () = self.stop.cancelled() => {
+                // Nobody who could still be answered is waiting: intake has ended or was given up on.
+                for queued in self.pending.drain(..) {
+                    queued.give_up("stopping while the database was not reachable");
+                }
+            }
+        }
+    }
+}
+
+/// The first error that says "not now", in any reply.
+fn find_passing(values: &[Value]) -> Option<RedisError> {
+    values.iter().find_map(|value| match value {
+        Value::ServerError(error) if PASSING.contains(&error.code()) || is_missing_function(error) => {
+            Some(RedisError::from(error.clone()))
+        }
+        _ => None,
+    })
+}
+
+/// The library is gone (the database lost its data, or another server answers): a new connection loads it again.
+fn is_missing_function(error: &redis::ServerError) -> bool {
+    error.details().is_some_and(|details| details.contains("Function not found"))
+}
+
+fn answer(group: Vec<Queued>, values: Vec<Value>) {
+    let mut values = values.into_iter();
+    for queued in group {
+        let replies = queued
+            .calls
+            .iter()
+            .map(|_| match values.next() {
+                Some(Value::ServerError(error)) => Err(CallError::Refused(RedisError::from(error).to_string())),
+                Some(value) => Ok(Reply::read(value)),
+                None => Err(CallError::Unknown("the reply is missing".into())),
+            })
+            .collect();
+        // A caller that has gone away does not want the answer.
+        let _ = queued.answer.send(Ok(replies));
+    }
+}

@@ -1,0 +1,128 @@
+//! The group-commit Redis writer: all reads and writes of a process go to its database through one [`Database`].
+//!
+//! Callers queue calls; a few lanes, each with a connection of its own, drain the queue, send what they find as one
+//! pipeline and answer each caller after the whole pipeline is answered. With `appendfsync always` a group shares one sync,
+//! so the cost of a write falls as load rises, and "no reply before the write is safe" stands in one place: [`lane`].
+//!
+//! Every function call repeats safely (an outcome record or an operation key answers the repeat), so a group whose
+//! connection broke is simply sent again until its callers' deadlines. Where a deadline passes, the caller is told honestly
+//! whether the call was never sent or may have been carried out.
+
+mod batch;
+mod call;
+mod connection;
+mod lane;
+mod operation;
+mod reply;
+
+pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};
+pub use call::{Call, CallError};
+pub use operation::Operation;
+pub use reply::{Reply, UnexpectedReply};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::limits::MAX_QUEUED_COMMANDS;
+use crate::shutdown::{Stage, Tasks};
+use connection::Connector;
+use lane::{Lane, Queued};
+
+/// A function library: what a service loads into its database.
+#[derive(Debug, Clone, Copy)]
+pub struct Library {
+    /// The library's name in Redis.
+    pub name: &'static str,
+    /// The service's own functions, in Lua. The shared prelude is put in front.
+    pub code: &'static str,
+}
+
+impl Library {
+    /// The whole text that `FUNCTION LOAD` takes.
+    pub fn source(&self) -> String {
+        format!("#!lua name={}\n{}{}", self.name, include_str!("prelude.lua"), self.code)
+    }
+}
+
+/// The service's own database. Cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    queue: mpsc::UnboundedSender<Queued>,
+    /// Bounds the queue. A call holds a place until it is answered.
+    places: Arc<Semaphore>,
+    connected: Arc<AtomicBool>,
+}
+
+impl Database {
+    /// Starts the lanes. They connect by themselves and go on trying; [`Database::is_connected`] tells.
+    ///
+    /// # Errors
+    /// `url` is not a Redis URL.
+    pub fn open(url: &str, library: Library, lanes: usize, tasks: &Tasks) -> Result<Self, redis::RedisError> {
+        let connector = Arc::new(Connector::new(url, library)?);
+        let (queue, calls) = mpsc::unbounded_channel();
+        let calls = Arc::new(Mutex::new(calls));
+        let connected = Arc::new(AtomicBool::new(false));
+        for _ in 0..lanes.max(1) {
+            let lane = Lane::new(connector.clone(), calls.clone(), connected.clone(), tasks.stop(Stage::Support));
+            tasks.spawn(Stage::Support, lane.run());
+        }
+        Ok(Self { queue, places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)), connected })
+    }
+
+    /// Whether the last thing that any lane heard of the database was an answer.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Makes one call and waits until its effect is safe.
+    ///
+    /// # Errors
+    /// See [`CallError`]. Without a deadline the call is repeated until it is answered or the process stops.
+    pub async fn call(&self, call: Call, deadline: Option<Instant>) -> Result<Reply, CallError> {
+        let mut replies = self.call_all(vec![call], deadline).await?;
+        replies.pop().unwrap_or_else(|| Err(CallError::Unknown("no reply".into())))
+    }
+
+    /// Makes calls that travel together. The outer error means that none of them was answered.
+    ///
+    /// # Errors
+    /// See [`CallError`]; each call also has its own.
+    pub async fn call_all(
+        &self,
+        calls: Vec<Call>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Result<Reply, CallError>>, CallError> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted = u32::try_from(calls.len().min(MAX_QUEUED_COMMANDS)).unwrap_or(1);
+        let places = self.places.clone().acquire_many_owned(wanted);
+        let place = match deadline {
+            None => places.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, places)
+                .await
+                .map_err(|_| CallError::NotSent("no place in the queue of the database".into()))?,
+        };
+        let Ok(place) = place else {
+            return Err(CallError::NotSent("stopping".into()));
+        };
+        let (answer, answered) = oneshot::channel();
+        let queued = Queued { calls, deadline, sent: false, answer, _place: place };
+        if self.queue.send(queued).is_err() {
+            return Err(CallError::NotSent("stopping".into()));
+        }
+        // The lane answers by the deadline in any case, because only the lane knows whether the calls were sent.
+        answered.await.unwrap_or_else(|_| Err(CallError::Unknown("the writer ended".into())))
+    }
+
+    /// Waits until the database answers and has the library, at most `patience`. Says whether it does.
+    pub async fn wait_until_connected(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.call(Call::command("PING"), Some(deadline)).await.is_ok()
+    }
+}

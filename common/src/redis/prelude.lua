@@ -1,0 +1,114 @@
+-- What all three function libraries share. It is put in front of each service's own file when the library is loaded.
+--
+-- Replies are arrays of strings, the first is the return code. Numbers travel as strings of decimal digits, because Redis cuts
+-- Lua numbers to 64-bit integers and Lua prints large ones with an exponent.
+
+-- The largest amount, 2^53 - 1. Sums of two amounts are exact enough in a double to be compared with it.
+local MAX = 9007199254740991
+
+-- A whole number as decimal digits.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- Adds to a counter of the totals. The totals are 64-bit integers, far from their end; should one ever reach it, the
+-- function must fail before it has written anything, so totals are raised first.
+local function raise(totals, field, by)
+  redis.call('HINCRBY', totals, field, by)
+end
+
+-- The database's clock, in milliseconds.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Runs a command of the REST interface once per operation key.
+--   KEYS[1]  the operation's record
+--   ARGV[1]  fingerprint of the request   ARGV[2]  lifetime of the record in seconds
+-- Returns what `command` returns, recorded; the recorded reply for a repeat; `key_mismatch` where the key belongs to another request.
+local function once(keys, args, command)
+  local recorded = redis.call('GET', keys[1])
+  if recorded then
+    local record = cjson.decode(recorded)
+    if record[1] ~= args[1] then
+      return { 'key_mismatch' }
+    end
+    table.remove(record, 1)
+    return record
+  end
+  local reply = command()
+  redis.call('SET', keys[1], cjson.encode({ args[1], unpack(reply) }), 'EX', args[2])
+  return reply
+end
+
+-- Runs one chunk of a `batch_init` for the owner of its operation key.
+--   KEYS[1]  the operation's record
+--   ARGV[1]  fingerprint   ARGV[2]  lifetime of the record in seconds   ARGV[3]  owner: a token of the request that runs it
+--   ARGV[4]  '1' for the last chunk   ARGV[5]  lease in seconds: a request that dies leaves its key free after it
+-- Returns `ok`; `done` where the whole batch was recorded as done before; `running` where another request owns it; `key_mismatch`.
+local function chunk(keys, args, write)
+  local recorded = redis.call('GET', keys[1])
+  if recorded then
+    local record = cjson.decode(recorded)
+    if record[1] ~= args[1] then
+      return { 'key_mismatch' }
+    elseif record[2] == 'done' then
+      return { 'done' }
+    elseif record[2] ~= args[3] then
+      return { 'running' }
+    end
+  end
+  write()
+  if args[4] == '1' then
+    redis.call('SET', keys[1], cjson.encode({ args[1], 'done' }), 'EX', args[2])
+  else
+    redis.call('SET', keys[1], cjson.encode({ args[1], args[3] }), 'EX', args[5])
+  end
+  return { 'ok' }
+end
+
+-- The time before which no effect may begin any more, because its outcome record may have been forgotten.
+local function is_forgotten(watermark, started_ms)
+  local closed_before = redis.call('GET', watermark)
+  if closed_before and tonumber(started_ms) < tonumber(closed_before) then
+    return closed_before
+  end
+  return nil
+end
+
+-- Records an outcome in its bucket and the bucket in the index, so that it can be forgotten with it.
+local function record(bucket, buckets, saga, outcome)
+  redis.call('HSET', bucket, saga, outcome)
+  redis.call('SADD', buckets, bucket)
+end
+
+-- Raises the watermark and forgets whole buckets of outcome records that lie behind it.
+--   KEYS[1]  watermark   KEYS[2]  index of buckets
+--   ARGV[1]  every saga started before this time is closed (ms)   ARGV[2]  width of a bucket (ms)   ARGV[3]  most buckets to remove
+-- Returns { 'ok', records forgotten, buckets still to remove }.
+local function trim(keys, args)
+  local closed_before = tonumber(args[1])
+  local known = tonumber(redis.call('GET', keys[1]) or '0')
+  if closed_before > known then
+    redis.call('SET', keys[1], args[1])
+  else
+    closed_before = known
+  end
+  local removed, forgotten, left = 0, 0, 0
+  for _, bucket in ipairs(redis.call('SMEMBERS', keys[2])) do
+    local number = tonumber(string.match(bucket, '(%d+)$'))
+    if (number + 1) * tonumber(args[2]) <= closed_before then
+      if removed < tonumber(args[3]) then
+        forgotten = forgotten + redis.call('HLEN', bucket)
+        redis.call('UNLINK', bucket)
+        redis.call('SREM', keys[2], bucket)
+        removed = removed + 1
+      else
+        left = left + 1
+      end
+    end
+  end
+  return { 'ok', digits(forgotten), digits(left) }
+end
+

@@ -1,0 +1,91 @@
+//! The settings that all three services share, read and checked in one place.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::settings::{WrongSetting, read, read_ms, read_optional};
+
+/// How long a service waits at its start for its database and for NATS before it gives up and lets its supervisor try
+/// again.
+pub const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Settings of every service. See [`crate::settings::COMMON`] for what each means.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Name of this instance.
+    pub instance: String,
+    /// Where to serve HTTP.
+    pub listen: SocketAddr,
+    /// The service's own database.
+    pub redis_url: String,
+    /// NATS servers, separated by commas.
+    pub nats_url: String,
+    /// Connections that write to the database.
+    pub redis_lanes: usize,
+    /// How long a request may wait for its outcome.
+    pub request_limit: Duration,
+    /// How long a stop may take.
+    pub drain_limit: Duration,
+    /// How long replies to requests with an `Idempotency-Key` are kept, in seconds.
+    pub idempotency_ttl_s: u64,
+    /// History that the `CHECKOUT` stream keeps, in bytes.
+    pub stream_max_bytes: u64,
+    /// History that the `CHECKOUT` stream keeps, in time.
+    pub stream_max_age: Duration,
+    /// How long NATS waits for the acknowledgement of a delivered event.
+    pub ack_wait: Duration,
+    /// NATS servers that keep each stream.
+    pub stream_replicas: usize,
+}
+
+impl ServiceSettings {
+    /// Reads them for a service that listens on `default_listen`, and arms the crash point if one is set.
+    ///
+    /// # Errors
+    /// The first setting that is wrong.
+    pub fn read(service: &'static str, default_listen: &str) -> Result<Self, WrongSetting> {
+        let instance: String = read("INSTANCE", &format!("{service}-1"))?;
+        crate::id::validate(&instance).map_err(|why| WrongSetting::new("INSTANCE", &instance, why))?;
+        let generation: u64 = read("GENERATION", "1")?;
+        if let Some(point) = read_optional("CRASH_AT")
+            && generation == 1
+        {
+            crate::crash::arm(&point).map_err(|why| WrongSetting::new("CRASH_AT", &point, why))?;
+        }
+        let stream_replicas: usize = read("STREAM_REPLICAS", "1")?;
+        if ![1, 3, 5].contains(&stream_replicas) {
+            return Err(WrongSetting::new("STREAM_REPLICAS", stream_replicas.to_string(), "expected 1, 3 or 5"));
+        }
+        let redis_lanes: usize = read("REDIS_LANES", "2")?;
+        if !(1..=16).contains(&redis_lanes) {
+            return Err(WrongSetting::new("REDIS_LANES", redis_lanes.to_string(), "expected 1 to 16"));
+        }
+        Ok(Self {
+            instance,
+            listen: read("LISTEN", default_listen)?,
+            redis_url: read("REDIS_URL", "redis://127.0.0.1:6379")?,
+            nats_url: read("NATS_URL", "nats://127.0.0.1:4222")?,
+            redis_lanes,
+            request_limit: read_ms("REQUEST_LIMIT_MS", "10000")?,
+            drain_limit: read_ms("DRAIN_LIMIT_MS", "15000")?,
+            idempotency_ttl_s: read("IDEMPOTENCY_TTL_S", "86400")?,
+            stream_max_bytes: read("STREAM_MAX_BYTES", "1073741824")?,
+            stream_max_age: Duration::from_secs(read("STREAM_MAX_AGE_S", "86400")?),
+            ack_wait: read_ms("ACK_WAIT_MS", "10000")?,
+            stream_replicas,
+        })
+    }
+
+    /// The time at which a request that begins now must be answered.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.request_limit
+    }
+}
+
+/// The wall clock, in milliseconds since the Unix epoch. For what people read; whatever decides uses a database's clock.
+pub fn wall_clock_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,159 @@
+//! Settings from the environment, read once at start. A wrong one ends the process with one line that names it.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Exit code for a wrong setting or argument: `EX_USAGE` of sysexits.h.
+pub const EXIT_USAGE: u8 = 64;
+
+/// A setting cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}={value}: {why}")]
+pub struct WrongSetting {
+    name: &'static str,
+    value: String,
+    why: String,
+}
+
+impl WrongSetting {
+    /// A setting that was read but does not fit.
+    pub fn new(name: &'static str, value: impl Into<String>, why: impl Display) -> Self {
+        Self { name, value: value.into(), why: why.to_string() }
+    }
+}
+
+/// One line of a service's configuration table.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The variable.
+    pub name: &'static str,
+    /// The value where the variable is not set; empty for "none".
+    pub default: &'static str,
+    /// What it does, and its unit.
+    pub help: &'static str,
+}
+
+/// The settings that every service has.
+pub const COMMON: &[Setting] = &[
+    Setting { name: "LISTEN", default: "LISTEN_DEFAULT", help: "address and port of the HTTP server" },
+    Setting { name: "INSTANCE", default: "SERVICE-1", help: "name of this instance in logs and events" },
+    Setting { name: "REDIS_URL", default: "redis://127.0.0.1:6379", help: "the service's own database" },
+    Setting { name: "NATS_URL", default: "nats://127.0.0.1:4222", help: "NATS servers, separated by commas" },
+    Setting { name: "LOG", default: "info", help: "log filter, as RUST_LOG of the tracing crate" },
+    Setting { name: "LOG_FORMAT", default: "text", help: "text or json" },
+    Setting { name: "REDIS_LANES", default: "2", help: "connections that write to the database in turn" },
+    Setting {
+        name: "REQUEST_LIMIT_MS",
+        default: "10000",
+        help: "how long a request may wait for its outcome; after it, 202 or 503",
+    },
+    Setting { name: "DRAIN_LIMIT_MS", default: "15000", help: "how long a stop may take before it is forced" },
+    Setting {
+        name: "IDEMPOTENCY_TTL_S",
+        default: "86400",
+        help: "how long the reply of a request with an Idempotency-Key is kept, in seconds",
+    },
+    Setting {
+        name: "STREAM_MAX_BYTES",
+        default: "1073741824",
+        help: "history that the CHECKOUT stream keeps, in bytes",
+    },
+    Setting { name: "STREAM_MAX_AGE_S", default: "86400", help: "history that the CHECKOUT stream keeps, in seconds" },
+    Setting {
+        name: "ACK_WAIT_MS",
+        default: "10000",
+        help: "how long an event may be in hand without a sign of life before another instance gets it",
+    },
+    Setting { name: "STREAM_REPLICAS", default: "1", help: "NATS servers that keep each stream: 1, 3 or 5" },
+    Setting { name: "CRASH_AT", default: "", help: "fault injection: end the process at this point[:n]" },
+    Setting { name: "GENERATION", default: "1", help: "how often a supervisor has started this; CRASH_AT needs 1" },
+];
+
+/// Reads one variable, or its default.
+///
+/// # Errors
+/// The value is not of the wanted type.
+pub fn read<T>(name: &'static str, default: &str) -> Result<T, WrongSetting>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned());
+    value.parse().map_err(|why| WrongSetting::new(name, &value, why))
+}
+
+/// Reads one variable that need not be set.
+pub fn read_optional(name: &'static str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads a duration in milliseconds from 1 ms to one day.
+///
+/// # Errors
+/// The value is not a whole number within these bounds.
+pub fn read_ms(name: &'static str, default: &str) -> Result<Duration, WrongSetting> {
+    let ms: u64 = read(name, default)?;
+    if (1..=86_400_000).contains(&ms) {
+        Ok(Duration::from_millis(ms))
+    } else {
+        Err(WrongSetting::new(name, ms.to_string(), "expected 1 to 86400000 milliseconds"))
+    }
+}
+
+/// The `--help` text of a service: what it is, and its settings as a table.
+pub fn help(service: &str, listen: &str, about: &str, own: &[Setting]) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("{about}\n\nUsage: {service} [--help]\n\nSettings, all from the environment:\n");
+    for setting in own.iter().chain(COMMON) {
+        let default = setting.default.replace("SERVICE", service).replace("LISTEN_DEFAULT", listen);
+        let default = if default.is_empty() { "none".to_owned() } else { default };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<24} {} [default: {default}]", setting.name, setting.help);
+    }
+    text.push_str("\nExit codes: 0 after a clean stop, 64 for a wrong setting, 1 for anything else.\n");
+    text
+}
+
+/// Handles the only arguments that a service takes. `Some` ends the process with that exit code.
+pub fn handle_arguments(service: &str, listen: &str, about: &str, own: &[Setting]) -> Option<u8> {
+    match std::env::args().nth(1).as_deref() {
+        None => None,
+        Some("--help" | "-h") => {
+            print!("{}", help(service, listen, about, own));
+            Some(0)
+        }
+        Some(other) => {
+            eprintln!(
+                "{service}: unknown argument {other:?}; settings come from the environment, see {service} --help"
+            );
+            Some(EXIT_USAGE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_hold_where_nothing_is_set() {
+        assert_eq!(read::<u64>("CHECKOUT_TEST_UNSET", "17"), Ok(17));
+        assert_eq!(read_ms("CHECKOUT_TEST_UNSET", "250"), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_wrong_setting_names_itself() {
+        let error = read::<u64>("CHECKOUT_TEST_UNSET", "many").unwrap_err().to_string();
+        assert!(error.starts_with("CHECKOUT_TEST_UNSET=many: "), "{error}");
+        assert!(read_ms("CHECKOUT_TEST_UNSET", "0").is_err());
+    }
+
+    #[test]
+    fn help_lists_every_setting() {
+        let text = help("order", "127.0.0.1:8001", "About.", &[]);
+        for setting in COMMON {
+            assert!(text.contains(setting.name), "{}", setting.name);
+        }
+    }
+}

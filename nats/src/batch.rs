@@ -1,0 +1,267 @@
+//! One batch on its way: decode → react → publish what came of it → acknowledge. Nothing is acknowledged before everything
+//! that came of the whole batch is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use async_nats::jetstream::AckKind;
+use bytes::Bytes;
+use common::crash;
+use common::event::Event;
+use common::limits::SUSPICIOUS_DELIVERIES;
+use metrics::{Counter, Histogram};
+
+use crate::broker::{Broker, BrokerError};
+use crate::consume::{React, Verdict};
+use crate::dead_letter::dead_letter;
+use crate::message::{Outgoing, decode};
+use crate::publish::{Letter, Patience};
+use crate::pull::delivery;
+use crate::topology::Durable;
+
+/// Delay of the first redelivery that a reaction asks for. Doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// Longest delay between redeliveries.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// What all batches of one consumer share.
+pub(crate) struct Shared<R> {
+    pub broker: Broker,
+    pub durable: Durable,
+    pub reactor: Arc<R>,
+    pub patience: Patience,
+    /// How often a message in hand gives a sign of life.
+    pub keep_alive: Duration,
+    pub metrics: Metrics,
+}
+
+/// Bound once per consumer, because every message passes them.
+pub(crate) struct Metrics {
+    batch_size: Histogram,
+    published: Counter,
+    done: Counter,
+    dead: Counter,
+    retry: Counter,
+    suspicious: Counter,
+    dead_letters: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new(durable: Durable) -> Self {
+        let durable = durable.name();
+        let consumed = |verdict: &'static str| metrics::counter!("events_consumed_total", "durable" => durable, "verdict" => verdict);
+        Self {
+            batch_size: metrics::histogram!("consumer_batch_size", "durable" => durable),
+            published: consumed("published"),
+            done: consumed("done"),
+            dead: consumed("dead"),
+            retry: consumed("retry"),
+            suspicious: metrics::counter!("suspicious_deliveries_total", "durable" => durable),
+            dead_letters: metrics::counter!("dead_letters_total", "durable" => durable),
+        }
+    }
+}
+
+/// The crash points of one durable, as constants so that passing them costs nothing.
+struct Points {
+    received: &'static str,
+    effect: &'static str,
+    published: &'static str,
+    acked: &'static str,
+}
+
+macro_rules! points {
+    ($name:literal) => {
+        Points {
+            received: concat!($name, ".received"),
+            effect: concat!($name, ".effect"),
+            published: concat!($name, ".published"),
+            acked: concat!($name, ".acked"),
+        }
+    };
+}
+
+const fn points(durable: Durable) -> Points {
+    match durable {
+        Durable::Order => points!("order"),
+        Durable::Payment => points!("payment"),
+        Durable::Stock => points!("stock"),
+    }
+}
+
+/// What is to become of one message.
+enum Fate {
+    /// These events came of it; acknowledge it when they are stored.
+    Publish(Vec<Event>),
+    /// Dead-letter it.
+    Dead(Outgoing),
+    /// Deliver it again later.
+    Retry,
+}
+
+impl<R: React> Shared<R> {
+    /// Runs one batch to its end. While it lasts, its messages are kept from being delivered again.
+    pub(crate) async fn run(&self, messages: Vec<Message>) {
+        self.metrics.batch_size.record(messages.len() as f64);
+        let work = self.work(&messages);
+        tokio::pin!(work);
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + self.keep_alive, self.keep_alive);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut work => return,
+                _ = tick.tick() => keep_alive(&self.broker, messages.iter()).await,
+            }
+        }
+    }
+
+    async fn work(&self, messages: &[Message]) {
+        let points = points(self.durable);
+        let (mut fates, events) = self.decode(messages);
+        crash::point(points.received);
+        if !events.is_empty() {
+            self.react(messages, &mut fates, events).await;
+        }
+        crash::point(points.effect);
+        if let Err(error) = self.publish(messages, &mut fates).await {
+            // Only at the end of the process. Nothing is acknowledged, so all of it comes again elsewhere.
+            tracing::warn!(durable = self.durable.name(), messages = messages.len(), %error, "batch left to others");
+            return;
+        }
+        crash::point(points.published);
+        self.acknowledge(messages, &fates).await;
+        crash::point(points.acked);
+    }
+
+    /// The fates of the messages, decided for those that cannot be read; and the events of the others, in order.
+    fn decode(&self, messages: &[Message]) -> (Vec<Option<Fate>>, Vec<Event>) {
+        let mut fates = Vec::with_capacity(messages.len());
+        let mut events = Vec::with_capacity(messages.len());
+        for message in messages {
+            if let Some(delivery) = delivery(message).filter(|delivery| delivery.delivered > SUSPICIOUS_DELIVERIES) {
+                self.metrics.suspicious.increment(1);
+                tracing::warn!(
+                    durable = self.durable.name(),
+                    subject = message.subject.as_str(),
+                    sequence = delivery.sequence,
+                    delivered = delivery.delivered,
+                    "delivered suspiciously often"
+                );
+            }
+            match decode(message) {
+                Ok(event) => {
+                    events.push(event);
+                    fates.push(None);
+                }
+                Err(poison) => fates.push(Some(self.dead(message, &poison.to_string()))),
+            }
+        }
+        (fates, events)
+    }
+
+    async fn react(&self, messages: &[Message], fates: &mut [Option<Fate>], events: Vec<Event>) {
+        let asked = events.len();
+        let verdicts = self.reactor.react(events).await;
+        if verdicts.len() != asked {
+            // A bug of the reaction: which verdict belongs to which event cannot be known, so none is believed.
+            tracing::error!(durable = self.durable.name(), asked, answered = verdicts.len(), "verdicts do not match");
+            return;
+        }
+        let open = fates.iter_mut().zip(messages).filter(|(fate, _)| fate.is_none());
+        for ((fate, message), verdict) in open.zip(verdicts) {
+            *fate = Some(match verdict {
+                Verdict::Publish(events) => Fate::Publish(events),
+                Verdict::Dead(reason) => self.dead(message, &reason),
+                Verdict::Retry(why) => {
+                    tracing::debug!(durable = self.durable.name(), subject = message.subject.as_str(), why, "retry");
+                    Fate::Retry
+                }
+            });
+        }
+    }
+
+    fn dead(&self, message: &Message, reason: &str) -> Fate {
+        tracing::error!(
+            durable = self.durable.name(),
+            subject = message.subject.as_str(),
+            sequence = delivery(message).unwrap_or_default().sequence,
+            reason,
+            "dead letter"
+        );
+        Fate::Dead(dead_letter(message, self.durable, reason, self.broker.inner.client.max_payload()))
+    }
+
+    /// Stores everything that came of the batch. What cannot be stored because it does not fit makes its cause a dead
+    /// letter: its effect is done but cannot be told, and a person must know.
+    async fn publish(&self, messages: &[Message], fates: &mut [Option<Fate>]) -> Result<(), BrokerError> {
+        loop {
+            let mut letters = Vec::with_capacity(fates.len());
+            let mut causes = Vec::with_capacity(fates.len());
+            for (cause, fate) in fates.iter().enumerate() {
+                match fate {
+                    Some(Fate::Publish(events)) => letters.extend(events.iter().map(Letter::Event)),
+                    Some(Fate::Dead(letter)) => letters.push(Letter::Dead(letter)),
+                    Some(Fate::Retry) | None => {}
+                }
+                causes.resize(letters.len(), cause);
+            }
+            if letters.is_empty() {
+                return Ok(());
+            }
+            let (index, why) = match self.broker.store(&letters, &self.patience).await {
+                Err(BrokerError::Unfit { index, why, .. }) => (causes[index], why),
+                result => return result,
+            };
+            let fate = match fates[index] {
+                Some(Fate::Publish(_)) => {
+                    self.dead(&messages[index], &format!("its outcome cannot be published: {why}"))
+                }
+                // A dead letter is made to fit; should a server change its limit meanwhile, the next try is made for that.
+                _ => Fate::Retry,
+            };
+            fates[index] = Some(fate);
+        }
+    }
+
+    async fn acknowledge(&self, messages: &[Message], fates: &[Option<Fate>]) {
+        for (message, fate) in messages.iter().zip(fates) {
+            let (counter, answer) = match fate {
+                Some(Fate::Publish(events)) if events.is_empty() => (&self.metrics.done, AckKind::Ack.into()),
+                Some(Fate::Publish(_)) => (&self.metrics.published, AckKind::Ack.into()),
+                Some(Fate::Dead(_)) => {
+                    self.metrics.dead_letters.increment(1);
+                    (&self.metrics.dead, AckKind::Term.into())
+                }
+                Some(Fate::Retry) | None => (&self.metrics.retry, AckKind::Nak(Some(retry_delay(message))).into()),
+            };
+            counter.increment(1);
+            answer_message(&self.broker, message, answer).await;
+        }
+    }
+}
+
+/// How long to wait before the message comes again. A plain negative acknowledgement would bring it back at once.
+fn retry_delay(message: &Message) -> Duration {
+    let before = delivery(message).unwrap_or_default().delivered.saturating_sub(1);
+    FIRST_RETRY.saturating_mul(1 << before.clamp(0, 10)).min(LONGEST_RETRY)
+}
+
+/// Tells the server that these messages are still being worked on.
+pub(crate) async fn keep_alive(broker: &Broker, messages: impl Iterator<Item = &Message>) {
+    if !broker.is_connected() {
+        return;
+    }
+    for message in messages {
+        answer_message(broker, message, AckKind::Progress.into()).await;
+    }
+}
+
+/// Sends an acknowledgement of some kind: into the connection's queue, without waiting for the server. One that is lost
+/// means another delivery.
+pub(crate) async fn answer_message(broker: &Broker, message: &Message, answer: Bytes) {
+    let Some(reply) = message.reply.clone() else { return };
+    if let Err(error) = broker.inner.client.publish(reply, answer).await {
+        tracing::debug!(%error, "not acknowledged");
+    }
+}

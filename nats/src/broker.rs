@@ -1,0 +1,349 @@
+//! The connection to NATS, shared by everything in a process.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::header::HeaderValue;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::outage::pause;
+use crate::publish::Counters;
+use crate::topology::Limits;
+
+/// How long the server may take to answer: to confirm that a message is stored, or to describe a stream. A healthy server
+/// takes milliseconds; what is not confirmed by then is sent again.
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Messages that may be sent but not confirmed at once. Far above what full batches of one process need, so it is never
+/// the brake; those are the batches in flight and the HTTP server's own limits.
+const MAX_UNCONFIRMED: usize = 32_768;
+
+/// Silence after which the client asks whether the server is still there. Two unanswered questions end the connection, so
+/// a server that vanished without a word is noticed within half a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long connecting and the handshake may take before the next address is tried.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Commands that may wait for the connection's task. A full batch of messages and its acknowledgements fit, so that a
+/// producer seldom has to sleep in the middle of one.
+const COMMAND_QUEUE: usize = 4_096;
+
+/// How long a fire-and-forget message may wait for a place in the command queue.
+const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Longest subject that is accepted as an inbox. The client makes 29 characters.
+const MAX_INBOX_BYTES: usize = 128;
+
+/// What can go wrong between this process and NATS.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The address cannot be read.
+    #[error("{0:?} is not a NATS address: {1}")]
+    Address(String, std::io::Error),
+    /// No server answered in time.
+    #[error("no NATS server at {urls} within {patience:?}: {why}")]
+    Unreachable {
+        /// The addresses tried.
+        urls: String,
+        /// How long.
+        patience: Duration,
+        /// What the last try said.
+        why: String,
+    },
+    /// A stream or durable is not as it must be and cannot be changed in place, or the server refused it.
+    #[error("{0}")]
+    Topology(String),
+    /// Not all messages were confirmed before the deadline or the shutdown. Some of them may be stored.
+    #[error("gave up: {missing} message(s) are not confirmed as stored")]
+    GaveUp {
+        /// How many.
+        missing: usize,
+    },
+    /// The message can never be stored: it does not fit, or it has no JSON form.
+    #[error("message number {index} of {subject} cannot be published: {why}")]
+    Unfit {
+        /// Its place in what was to be published.
+        index: usize,
+        /// Its subject.
+        subject: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A request was not answered, or with trouble.
+    #[error("{0}")]
+    Request(String),
+}
+
+/// The connection as the client's events tell it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Link {
+    /// How often it was lost. Whoever waits for an answer when this changes waits in vain.
+    pub lost: u64,
+    /// The last trouble, for the message of a first connection that fails.
+    trouble: Option<String>,
+}
+
+pub(crate) struct Inner {
+    pub client: Client,
+    pub jetstream: Context,
+    pub source: HeaderValue,
+    pub link: watch::Receiver<Link>,
+    /// Cancelled by [`Broker::close`]: nobody retries any more.
+    pub closing: CancellationToken,
+    /// Held while streams and durables are checked, so that a hundred publishers who miss a stream do it once.
+    pub checking: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    pub limits: Mutex<Limits>,
+    pub counters: Counters,
+}
+
+/// The connection to NATS. Cheap to clone; all clones share it.
+#[derive(Clone)]
+pub struct Broker {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("source", &self.inner.source.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes for a waiting process; what they mean is the caller's business.
+pub type Notification = Bytes;
+
+/// A subject of this process alone. The client subscribes again by itself after a reconnect; what was sent while the
+/// connection was down is lost, so a slow poll must stand behind every wait.
+#[derive(Debug)]
+pub struct Inbox {
+    subject: String,
+    subscriber: Subscriber,
+}
+
+impl Inbox {
+    /// Where others send to.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The next notification; nothing when the connection is closed for good.
+    pub async fn next(&mut self) -> Option<Notification> {
+        self.subscriber.next().await.map(|message| message.payload)
+    }
+}
+
+impl Broker {
+    /// Connects to one of `urls` (comma separated) as `name`, which is the connection's name and, as `/checkout/<name>`, the
+    /// source of its events. Waits until connected; from then on the client reconnects by itself for ever.
+    ///
+    /// Install the metrics recorder before: the counters are bound here, once.
+    ///
+    /// # Errors
+    /// An address is malformed, or no server could be reached within `patience`.
+    pub async fn connect(urls: &str, name: &str, patience: Duration) -> Result<Self, BrokerError> {
+        let addresses = urls
+            .split(',')
+            .map(|url| url.trim().parse().map_err(|error| BrokerError::Address(url.to_owned(), error)))
+            .collect::<Result<Vec<ServerAddr>, _>>()?;
+        let (link_sender, link) = watch::channel(Link::default());
+        let client = ConnectOptions::new()
+            .name(name)
+            // A server that comes up after us is the normal case when everything starts at once.
+            .retry_on_initial_connect()
+            // The default grows to four seconds, which everybody would wait after a restart of the server.
+            .reconnect_delay_callback(|attempts| pause(u32::try_from(attempts).unwrap_or(u32::MAX)))
+            .connection_timeout(CONNECT_PATIENCE)
+            .ping_interval(PING_INTERVAL)
+            .request_timeout(Some(ANSWER_PATIENCE))
+            .client_capacity(COMMAND_QUEUE)
+            // Every subject here is a constant, made by the client or the server, or checked in `notify`.
+            .skip_subject_validation(true)
+            .event_callback(move |event| {
+                follow(&link_sender, &event);
+                std::future::ready(())
+            })
+            .connect(addresses)
+            .await
+            .map_err(|error| BrokerError::Unreachable { urls: urls.to_owned(), patience, why: error.to_string() })?;
+        let jetstream = ContextBuilder::new()
+            .timeout(ANSWER_PATIENCE)
+            .ack_timeout(ANSWER_PATIENCE)
+            .max_ack_inflight(MAX_UNCONFIRMED)
+            .build(client.clone());
+        let broker = Self {
+            inner: Arc::new(Inner {
+                client,
+                jetstream,
+                source: HeaderValue::from(format!("/checkout/{name}").replace(['\r', '\n'], " ")),
+                link,
+                closing: CancellationToken::new(),
+                checking: tokio::sync::Mutex::new(None),
+                limits: Mutex::new(Limits::default()),
+                counters: Counters::new(),
+            }),
+        };
+        if tokio::time::timeout(patience, broker.connected()).await.is_err() {
+            let why = broker.inner.link.borrow().trouble.clone().unwrap_or_else(|| "no answer".to_owned());
+            return Err(BrokerError::Unreachable { urls: urls.to_owned(), patience, why });
+        }
+        Ok(broker)
+    }
+
+    /// Whether the connection is up now.
+    pub fn is_connected(&self) -> bool {
+        self.inner.client.connection_state() == State::Connected
+    }
+
+    /// Waits until the connection is up.
+    pub(crate) async fn connected(&self) {
+        let mut link = self.inner.link.clone();
+        while !self.is_connected() {
+            // The client drops events when too many happen at once, so its word is not waited for alone.
+            let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
+        }
+    }
+
+    /// Waits until the connection has been lost since `lost` was read from the link.
+    pub(crate) async fn disconnected(&self, lost: u64) {
+        let mut link = self.inner.link.clone();
+        if link.wait_for(|link| link.lost != lost).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn times_lost(&self) -> u64 {
+        self.inner.link.borrow().lost
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a subject of this process alone. One per process is enough.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn inbox(&self) -> Result<Inbox, BrokerError> {
+        let subject = self.inner.client.new_inbox();
+        let subscriber = self.inner.client.subscribe(subject.clone()).await.map_err(request_error("subscribe"))?;
+        Ok(Inbox { subject, subscriber })
+    }
+
+    /// Tells the process behind `inbox`, if it is still there. Fire and forget: what is lost costs that process a poll.
+    pub async fn notify(&self, inbox: &str, payload: Bytes) {
+        if !is_inbox(inbox) {
+            tracing::error!(inbox = inbox.escape_debug().take(MAX_INBOX_BYTES).collect::<String>(), "not an inbox");
+            return;
+        }
+        if !self.is_connected() {
+            tracing::debug!(inbox, "not notified: NATS is away");
+            return;
+        }
+        match bounded(NOTIFY_PATIENCE, self.inner.client.publish(inbox.to_owned(), payload)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(inbox, %error, "not notified"),
+            None => tracing::debug!(inbox, "not notified: the connection is busy or gone"),
+        }
+    }
+
+    /// Makes sure that the server has processed everything that was sent before: its echo comes back on the same
+    /// connection, behind it. Without this a process that ends may take acknowledgements with it, because a socket that is
+    /// closed with unread input is reset and the server drops what it had not read yet.
+    pub(crate) async fn settled(&self, limit: Duration) -> bool {
+        let client = &self.inner.client;
+        let echo = async {
+            let inbox = client.new_inbox();
+            let mut subscriber = client.subscribe(inbox.clone()).await.ok()?;
+            client.publish(inbox, Bytes::new()).await.ok()?;
+            subscriber.next().await
+        };
+        matches!(bounded(limit, echo).await, Some(Some(_)))
+    }
+
+    /// Ends all retries, waits until the server has what was sent, and closes the connection; at most `limit`, also when
+    /// the server is gone.
+    pub async fn close(&self, limit: Duration) {
+        self.inner.closing.cancel();
+        if !self.is_connected() {
+            tracing::warn!("NATS is away: closed without a farewell");
+            return;
+        }
+        if !self.settled(limit).await {
+            tracing::warn!("NATS did not answer the farewell in time");
+        }
+        let _ = bounded(Duration::from_millis(100), self.inner.client.drain()).await;
+    }
+}
+
+/// The future's result, if it comes in time.
+async fn bounded<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, future).await.ok()
+}
+
+/// Turns a client's error into ours.
+pub(crate) fn request_error<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> BrokerError {
+    move |error| BrokerError::Request(format!("{what}: {error}"))
+}
+
+/// Only subjects as the client makes them: never a stream's, never the server's own, no wildcard, no white space. The text
+/// comes back from a database, and a wrong one would break the protocol line it is written into.
+fn is_inbox(subject: &str) -> bool {
+    let token =
+        |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    subject.len() <= MAX_INBOX_BYTES && subject.strip_prefix("_INBOX.").is_some_and(|rest| rest.split('.').all(token))
+}
+
+/// Follows the connection, and says once per outage that it began and ended.
+fn follow(link: &watch::Sender<Link>, event: &ClientEvent) {
+    match event {
+        ClientEvent::Connected => {
+            let lost = link.borrow().lost;
+            if lost > 0 {
+                tracing::info!("connected to NATS again");
+            } else {
+                tracing::debug!("connected to NATS");
+            }
+            link.send_modify(|link| link.trouble = None);
+        }
+        ClientEvent::Disconnected => {
+            tracing::warn!("connection to NATS lost; reconnecting");
+            link.send_modify(|link| link.lost += 1);
+        }
+        ClientEvent::ServerError(error) => {
+            tracing::error!(%error, "NATS says");
+            link.send_modify(|link| link.trouble = Some(error.to_string()));
+        }
+        ClientEvent::SlowConsumer(subscription) => {
+            tracing::error!(subscription, "messages dropped: this process does not read them fast enough");
+        }
+        ClientEvent::ClientError(error) => link.send_modify(|link| link.trouble = Some(error.to_string())),
+        ClientEvent::LameDuckMode => tracing::info!("the NATS server is about to stop"),
+        ClientEvent::Draining | ClientEvent::Closed => tracing::debug!(%event, "NATS connection"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_inboxes_are_notified() {
+        assert!(is_inbox("_INBOX.7yLbYhTvFZ3nJ4mXQ0hNcA"));
+        assert!(is_inbox("_INBOX.a-b.c_d"));
+        for bad in ["", "_INBOX", "_INBOX.", "_INBOX.a.", "_INBOX.*", "_INBOX.>", "_INBOX.a b", "_INBOX.a\r\nPUB x 0"] {
+            assert!(!is_inbox(bad), "{bad:?}");
+        }
+        assert!(!is_inbox("checkout.completed"));
+        assert!(!is_inbox("$JS.API.STREAM.DELETE.CHECKOUT"));
+        assert!(!is_inbox(&format!("_INBOX.{}", "x".repeat(MAX_INBOX_BYTES))));
+    }
+}

@@ -1,0 +1,279 @@
+//! Makes a server look like [`crate::topology`], and says plainly where it did not.
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{self, ErrorCode};
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, BrokerError};
+use crate::publish::CHECK_FRESH;
+use crate::topology::{
+    CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DUPLICATE_WINDOW, Durable, Limits, STREAMS,
+};
+
+/// How often a creation is tried when another instance does the same at the same moment.
+const ATTEMPTS: u32 = 5;
+
+/// A setting that is not as it should be.
+struct Drift {
+    setting: &'static str,
+    is: String,
+    should_be: String,
+}
+
+/// Compares one setting and notes a difference.
+fn compare<T: PartialEq + std::fmt::Debug>(drift: &mut Vec<Drift>, setting: &'static str, is: &mut T, should_be: T) {
+    if *is != should_be {
+        drift.push(Drift { setting, is: format!("{is:?}"), should_be: format!("{should_be:?}") });
+        *is = should_be;
+    }
+}
+
+fn report(what: &str, drift: &[Drift]) {
+    for Drift { setting, is, should_be } in drift {
+        tracing::warn!("{what}: {setting} is {is} and should be {should_be}; correcting it");
+    }
+}
+
+fn refused(what: &str, why: &dyn std::fmt::Display) -> BrokerError {
+    BrokerError::Topology(format!("{what}: {why}"))
+}
+
+impl Broker {
+    /// Creates the streams and durables that are missing and verifies the others. A difference is logged, and corrected
+    /// where that is safe: everything but the storage and the retention of a stream, and the ways in which a durable
+    /// delivers. Settings that the topology does not speak of (placement, mirrors, metadata) are left as they are.
+    /// Several instances may do this at once.
+    ///
+    /// # Errors
+    /// A difference cannot be corrected safely, or the server refuses or does not answer.
+    pub async fn ensure_topology(&self, limits: &Limits) -> Result<(), BrokerError> {
+        *self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits.clone();
+        let mut checked = self.inner.checking.lock().await;
+        self.check(limits).await?;
+        *checked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The same with the limits used last, for publishers that find no stream.
+    pub(crate) async fn recreate_topology(&self) -> Result<(), BrokerError> {
+        self.recreate_topology_as(&self.limits()).await
+    }
+
+    /// The same, unless it was done a moment ago: many find a stream or durable missing at once, one does the work.
+    pub(crate) async fn recreate_topology_as(&self, limits: &Limits) -> Result<(), BrokerError> {
+        let mut checked = self.inner.checking.lock().await;
+        if checked.is_some_and(|at| at.elapsed() < CHECK_FRESH) {
+            return Ok(());
+        }
+        self.check(limits).await?;
+        *checked = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn check(&self, limits: &Limits) -> Result<(), BrokerError> {
+        for name in STREAMS {
+            self.check_stream(stream(name, limits)).await?;
+        }
+        for durable in Durable::ALL {
+            self.check_durable(*durable, limits).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_stream(&self, wanted: StreamConfig) -> Result<(), BrokerError> {
+        let jetstream = &self.inner.jetstream;
+        let what = format!("stream {}", wanted.name);
+        let mut attempt = 1;
+        let found = loop {
+            match jetstream.get_stream(&wanted.name).await {
+                Ok(found) => break found,
+                Err(error) if is_missing_stream(&error) => match jetstream.create_stream(wanted.clone()).await {
+                    Ok(_) => {
+                        tracing::info!("{what}: created");
+                        return Ok(());
+                    }
+                    // Somebody was faster, with other limits: look again.
+                    Err(error) if attempt < ATTEMPTS => tracing::debug!(%error, attempt, "{what}"),
+                    Err(error) => return Err(refused(&what, &error)),
+                },
+                Err(error) if attempt < ATTEMPTS => tracing::debug!(%error, attempt, "{what}"),
+                Err(error) => return Err(refused(&what, &error)),
+            }
+            tokio::time::sleep(crate::outage::pause(attempt)).await;
+            attempt += 1;
+        };
+        let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted)?;
+        if !drift.is_empty() {
+            report(&what, &drift);
+            jetstream.update_stream(&corrected).await.map_err(|error| refused(&what, &error))?;
+        }
+        Ok(())
+    }
+
+    async fn check_durable(&self, durable: Durable, limits: &Limits) -> Result<(), BrokerError> {
+        let jetstream = &self.inner.jetstream;
+        let what = format!("durable {durable}");
+        let wanted = consumer(durable, limits);
+        let found =
+            jetstream.get_consumer_from_stream::<jetstream::consumer::Config, _, _>(durable.name(), CHECKOUT).await;
+        let corrected = match found {
+            Ok(found) => {
+                let (corrected, drift) = consumer_drift(&found.cached_info().config, wanted)?;
+                if drift.is_empty() {
+                    return Ok(());
+                }
+                report(&what, &drift);
+                corrected
+            }
+            Err(error) if is_missing_consumer(&error) => {
+                tracing::info!("{what}: created");
+                wanted
+            }
+            Err(error) => return Err(refused(&what, &error)),
+        };
+        // "Create or update": the same for all instances that do it at once.
+        jetstream.create_consumer_on_stream(corrected, CHECKOUT).await.map_err(|error| refused(&what, &error))?;
+        Ok(())
+    }
+}
+
+pub(crate) fn is_missing_stream(error: &jetstream::context::GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn is_missing_consumer(error: &jetstream::stream::ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
+}
+
+fn stream(name: &str, limits: &Limits) -> StreamConfig {
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let common = StreamConfig {
+        name: name.to_owned(),
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        num_replicas: limits.replicas,
+        // New messages matter more than history.
+        discard: DiscardPolicy::Old,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        duplicate_window: DUPLICATE_WINDOW,
+        // Reading single messages (redo after a failover, the inspecting person) is answered by any replica.
+        allow_direct: true,
+        ..StreamConfig::default()
+    };
+    if name == DEAD_LETTERS {
+        StreamConfig {
+            description: Some("what could not be understood, with the reason in its headers".to_owned()),
+            subjects: vec![DEAD_LETTER_SUBJECTS.to_owned()],
+            max_bytes: bytes(limits.dead_letter_max_bytes),
+            max_age: limits.dead_letter_max_age,
+            ..common
+        }
+    } else {
+        StreamConfig {
+            description: Some("the events of the checkout choreography".to_owned()),
+            subjects: CHANNELS.iter().map(|channel| channel.subject.to_owned()).collect(),
+            max_bytes: bytes(limits.max_bytes),
+            max_age: limits.max_age,
+            ..common
+        }
+    }
+}
+
+/// What is found with our settings in it, and the differences.
+fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(StreamConfig, Vec<Drift>), BrokerError> {
+    let what = format!("stream {}", wanted.name);
+    if found.storage != wanted.storage || found.retention != wanted.retention {
+        return Err(refused(
+            &what,
+            &format!(
+                "storage and retention are {:?} and {:?} and should be {:?} and {:?}; this cannot be changed in place, and \
+                 recreating the stream would drop its messages: delete it by hand when that is acceptable",
+                found.storage, found.retention, wanted.storage, wanted.retention
+            ),
+        ));
+    }
+    let mut drift = Vec::new();
+    // The order of subjects has no meaning, and the server may keep another.
+    found.subjects.sort();
+    let mut subjects = wanted.subjects;
+    subjects.sort();
+    compare(&mut drift, "subjects", &mut found.subjects, subjects);
+    compare(&mut drift, "description", &mut found.description, wanted.description);
+    compare(&mut drift, "max_bytes", &mut found.max_bytes, wanted.max_bytes);
+    compare(&mut drift, "max_age", &mut found.max_age, wanted.max_age);
+    compare(&mut drift, "max_msgs", &mut found.max_messages, wanted.max_messages);
+    compare(&mut drift, "max_msgs_per_subject", &mut found.max_messages_per_subject, wanted.max_messages_per_subject);
+    compare(&mut drift, "num_replicas", &mut found.num_replicas, wanted.num_replicas);
+    compare(&mut drift, "discard", &mut found.discard, wanted.discard);
+    compare(&mut drift, "duplicate_window", &mut found.duplicate_window, wanted.duplicate_window);
+    compare(&mut drift, "allow_direct", &mut found.allow_direct, wanted.allow_direct);
+    compare(&mut drift, "no_ack", &mut found.no_ack, false);
+    Ok((found, drift))
+}
+
+fn consumer(durable: Durable, limits: &Limits) -> jetstream::consumer::Config {
+    use jetstream::consumer::IntoConsumerConfig;
+    pull::Config {
+        durable_name: Some(durable.name().to_owned()),
+        name: Some(durable.name().to_owned()),
+        description: Some(durable.description().to_owned()),
+        // A durable that was lost starts over: outcome records answer what has been done already.
+        deliver_policy: DeliverPolicy::All,
+        replay_policy: ReplayPolicy::Instant,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: limits.ack_wait,
+        // For ever: what cannot be understood is dead-lettered by us, what meets trouble must not be lost.
+        max_deliver: -1,
+        max_ack_pending: limits.max_ack_pending,
+        filter_subjects: durable.subjects().map(str::to_owned).collect(),
+        // `backoff` stays unset: its first entry would silently replace `ack_wait`.
+        ..pull::Config::default()
+    }
+    .into_consumer_config()
+}
+
+/// What is found with our settings in it, and the differences.
+fn consumer_drift(
+    found: &jetstream::consumer::Config,
+    wanted: jetstream::consumer::Config,
+) -> Result<(jetstream::consumer::Config, Vec<Drift>), BrokerError> {
+    let name = wanted.durable_name.as_deref().unwrap_or_default();
+    if found.ack_policy != wanted.ack_policy
+        || found.deliver_policy != wanted.deliver_policy
+        || found.deliver_subject.is_some()
+    {
+        return Err(refused(
+            &format!("durable {name}"),
+            &format!(
+                "it delivers {:?} with acknowledgement {:?} to {:?} and should deliver {:?} with {:?} to whoever pulls; this \
+                 cannot be changed in place: delete it by hand, everything is then delivered again",
+                found.deliver_policy, found.ack_policy, found.deliver_subject, wanted.deliver_policy, wanted.ack_policy
+            ),
+        ));
+    }
+    let mut is = found.clone();
+    let mut drift = Vec::new();
+    // A single filter stands in a field of its own.
+    let mut filters = is.filter_subjects.clone();
+    filters.extend(Some(std::mem::take(&mut is.filter_subject)).filter(|filter| !filter.is_empty()));
+    filters.sort();
+    let mut subjects = wanted.filter_subjects;
+    subjects.sort();
+    compare(&mut drift, "filter_subjects", &mut filters, subjects);
+    is.filter_subjects = filters;
+    compare(&mut drift, "description", &mut is.description, wanted.description);
+    compare(&mut drift, "ack_wait", &mut is.ack_wait, wanted.ack_wait);
+    compare(&mut drift, "max_deliver", &mut is.max_deliver, wanted.max_deliver);
+    compare(&mut drift, "max_ack_pending", &mut is.max_ack_pending, wanted.max_ack_pending);
+    compare(&mut drift, "backoff", &mut is.backoff, Vec::new());
+    compare(&mut drift, "inactive_threshold", &mut is.inactive_threshold, Duration::ZERO);
+    compare(&mut drift, "headers_only", &mut is.headers_only, false);
+    Ok((is, drift))
+}

@@ -1,0 +1,19 @@
+//! The only place that knows NATS: the topology as data, publishing, consuming, dead letters, inboxes and the price
+//! service. Everything else speaks in [`common::event::Event`]s.
+//!
+//! The way of an event: [`Broker::publish_all`] → stream → [`consume`] → [`React`] → [`Verdict`] → `publish_all` → ack.
+
+mod batch;
+mod broker;
+mod consume;
+mod dead_letter;
+mod ensure;
+mod message;
+mod outage;
+mod prices;
+mod publish;
+mod pull;
+pub mod topology;
+
+pub use broker::{Broker, BrokerError, Inbox, Notification};
+pub use consume::{React, Ready, Verdict, consume};

@@ -1,0 +1,245 @@
+//! Publishing: sent together, confirmed together, and sent again until the stream has it.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use common::event::Event;
+use metrics::Counter;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError};
+use crate::message::{Outgoing, Stamp};
+use crate::outage::Outage;
+use crate::topology::CHANNELS;
+
+/// Counters of what is published, bound once because every event passes them.
+pub(crate) struct Counters {
+    published: Vec<(&'static str, Counter)>,
+    retries: Counter,
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        let counter =
+            |subject: &'static str| (subject, metrics::counter!("events_published_total", "subject" => subject));
+        Self {
+            published: CHANNELS.iter().map(|channel| counter(channel.subject)).collect(),
+            retries: metrics::counter!("publish_retries_total"),
+        }
+    }
+
+    fn published(&self, subject: &'static str) {
+        // Ten entries: comparing them is cheaper than hashing, and dead letters, which are not among them, count elsewhere.
+        if let Some((_, counter)) = self.published.iter().find(|(known, _)| *known == subject) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// Something to publish. Events become messages anew for each try: the rare second try pays for it, not each first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Letter<'a> {
+    Event(&'a Event),
+    Dead(&'a Outgoing),
+}
+
+impl Letter<'_> {
+    fn subject(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.subject(),
+            Self::Dead(dead) => dead.subject,
+        }
+    }
+
+    fn message(&self, stamp: &Stamp) -> Result<Outgoing, serde_json::Error> {
+        match self {
+            Self::Event(event) => stamp.message(event),
+            Self::Dead(dead) => Ok((*dead).clone()),
+        }
+    }
+}
+
+/// When to stop trying.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    pub give_up: CancellationToken,
+    pub deadline: Option<Instant>,
+}
+
+impl Patience {
+    async fn ends(&self) {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.give_up.cancelled() => {}
+            () = deadline => {}
+        }
+    }
+}
+
+/// How one try ended.
+enum Round {
+    /// What is left, and the worst reason.
+    Left {
+        missing_stream: bool,
+        why: String,
+    },
+    Unfit {
+        index: usize,
+        why: String,
+    },
+}
+
+impl Broker {
+    /// Publishes all events and waits until the stream has stored them all. Whatever is not confirmed is sent again, with
+    /// pauses, until it is: an event can so be stored twice, which its effects tolerate.
+    ///
+    /// # Errors
+    /// An event does not fit into a message, or the broker was closed before all were confirmed.
+    pub async fn publish_all(&self, events: &[Event]) -> Result<(), BrokerError> {
+        let letters: Vec<_> = events.iter().map(Letter::Event).collect();
+        self.store(&letters, &Patience { give_up: self.inner.closing.clone(), deadline: None }).await
+    }
+
+    /// Publishes one event and waits until the stream has stored it, but not beyond `deadline`.
+    ///
+    /// # Errors
+    /// As [`Broker::publish_all`], or the deadline passed. The event may be stored nevertheless.
+    pub async fn publish(&self, event: &Event, deadline: Option<Instant>) -> Result<(), BrokerError> {
+        self.store(&[Letter::Event(event)], &Patience { give_up: self.inner.closing.clone(), deadline }).await
+    }
+
+    /// Stores all letters.
+    pub(crate) async fn store(&self, letters: &[Letter<'_>], patience: &Patience) -> Result<(), BrokerError> {
+        let mut left: Vec<usize> = (0..letters.len()).collect();
+        let mut outage = Outage::new("publishing to NATS");
+        let ends = patience.ends();
+        tokio::pin!(ends);
+        loop {
+            let round = tokio::select! {
+                biased;
+                round = self.store_round(letters, &mut left) => round,
+                () = &mut ends => return Err(BrokerError::GaveUp { missing: left.len() }),
+            };
+            match round {
+                None => {
+                    outage.over();
+                    return Ok(());
+                }
+                Some(Round::Unfit { index, why }) => {
+                    return Err(BrokerError::Unfit { index, subject: letters[index].subject(), why });
+                }
+                Some(Round::Left { missing_stream, why }) => {
+                    self.inner.counters.retries.increment(left.len() as u64);
+                    let pause = outage.failed(&why);
+                    let recover = async {
+                        if missing_stream && let Err(error) = self.recreate_topology().await {
+                            tracing::debug!(%error, "topology");
+                        }
+                        tokio::time::sleep(pause).await;
+                    };
+                    tokio::select! {
+                        () = recover => {}
+                        () = &mut ends => return Err(BrokerError::GaveUp { missing: left.len() }),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is left and removes from it what is confirmed. Nothing when all is.
+    async fn store_round(&self, letters: &[Letter<'_>], left: &mut Vec<usize>) -> Option<Round> {
+        // Sent while away, messages would only queue up in the client, and again with each retry.
+        self.connected().await;
+        let lost = self.times_lost();
+        let stamp = Stamp::now(&self.inner.source);
+        let mut sent = Vec::with_capacity(left.len());
+        let mut confirmed = Vec::with_capacity(left.len());
+        let mut trouble = Trouble::default();
+        let round = async {
+            for &index in left.iter() {
+                match self.send(&letters[index], &stamp).await {
+                    Ok(ack) => sent.push((index, ack)),
+                    Err(Fault::Unfit(why)) => return Some(Round::Unfit { index, why }),
+                    Err(Fault::NotSent(why)) => trouble.add(false, why),
+                }
+            }
+            // Confirmations come in order, so waiting for one after the other waits for the last.
+            for (index, ack) in sent.drain(..) {
+                match ack.await {
+                    Ok(_) => {
+                        self.inner.counters.published(letters[index].subject());
+                        confirmed.push(index);
+                    }
+                    Err(error) => trouble.add(error.kind() == PublishErrorKind::StreamNotFound, describe(&error)),
+                }
+            }
+            None
+        };
+        let unfit = tokio::select! {
+            biased;
+            unfit = tokio::time::timeout(ANSWER_PATIENCE, round) => unfit,
+            () = self.disconnected(lost) => Ok(None),
+        };
+        if confirmed.len() == left.len() {
+            return None;
+        }
+        // Both lists ascend, so one pass over both is enough.
+        let mut done = confirmed.into_iter().peekable();
+        left.retain(|index| done.next_if_eq(index).is_none());
+        match unfit {
+            Ok(Some(unfit)) => Some(unfit),
+            Ok(None) => Some(trouble.into_round("the connection was lost")),
+            Err(_elapsed) => Some(trouble.into_round("not confirmed in time")),
+        }
+    }
+
+    async fn send(&self, letter: &Letter<'_>, stamp: &Stamp) -> Result<PublishAckFuture, Fault> {
+        let message = letter.message(stamp).map_err(|error| Fault::Unfit(error.to_string()))?;
+        let publish = PublishMessage::build().payload(message.payload).headers(message.headers);
+        self.inner.jetstream.send_publish(message.subject, publish).await.map_err(|error| match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Fault::Unfit(describe(&error)),
+            _ => Fault::NotSent(describe(&error)),
+        })
+    }
+}
+
+enum Fault {
+    Unfit(String),
+    NotSent(String),
+}
+
+/// What went wrong in a round. One reason is enough to say.
+#[derive(Default)]
+struct Trouble {
+    missing_stream: bool,
+    why: Option<String>,
+}
+
+impl Trouble {
+    fn add(&mut self, missing_stream: bool, why: String) {
+        self.missing_stream |= missing_stream;
+        self.why.get_or_insert(why);
+    }
+
+    fn into_round(self, otherwise: &str) -> Round {
+        Round::Left { missing_stream: self.missing_stream, why: self.why.unwrap_or_else(|| otherwise.to_owned()) }
+    }
+}
+
+/// An error with its cause, which the client's own text leaves out.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// How long a check of the topology stays fresh: publishers that miss the stream at the same moment check it once.
+pub(crate) const CHECK_FRESH: Duration = Duration::from_millis(200);

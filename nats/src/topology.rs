@@ -1,0 +1,211 @@
+//! Streams, subjects and durables, as data: who says what, who reacts, and how long it is kept. [`Broker::ensure_topology`]
+//! makes a server look like this.
+//!
+//! [`Broker::ensure_topology`]: crate::Broker::ensure_topology
+
+use std::fmt;
+use std::time::Duration;
+
+use common::event::{Kind, WATERMARK_SUBJECT};
+use common::service::ServiceSettings;
+
+/// The stream of all events. *Limits* retention, so that `nats stream view` shows what happened and a failed-over database
+/// can be redone from it; WorkQueue retention forbids both (and lost messages with R3 in some 2.12 servers).
+pub const CHECKOUT: &str = "CHECKOUT";
+
+/// The stream of what could not be understood, kept for people.
+pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
+
+/// All subjects of dead letters: `dead.<durable>`.
+pub const DEAD_LETTER_SUBJECTS: &str = "dead.>";
+
+/// The subject of the price service, a NATS micro service of the stock service.
+pub const PRICES_SUBJECT: &str = "prices.get";
+
+/// The name of the micro service that answers [`PRICES_SUBJECT`].
+pub const PRICE_SERVICE: &str = "stock";
+
+/// All streams.
+pub const STREAMS: &[&str] = &[CHECKOUT, DEAD_LETTERS];
+
+/// The server refuses a shorter one. No message carries a `Nats-Msg-Id`, so nothing is ever remembered in this window:
+/// effects are idempotent anyway, the window would cost memory at 40,000 messages per second, and an id without the round
+/// number would make the broker swallow the reconciler's replays.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
+/// One of the three services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Orders and the undo log.
+    Order,
+    /// Users and their credit.
+    Payment,
+    /// Items and their stock.
+    Stock,
+}
+
+/// A durable pull consumer on [`CHECKOUT`]: one per service, shared by all of its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durable {
+    /// Closes undo entries.
+    Order,
+    /// Debits and refunds.
+    Payment,
+    /// Reserves and fails.
+    Stock,
+}
+
+/// One subject of [`CHECKOUT`].
+#[derive(Debug, Clone, Copy)]
+pub struct Channel {
+    /// The subject, which is the event's name and CloudEvents type.
+    pub subject: &'static str,
+    /// The only service that publishes it.
+    pub published_by: Service,
+    /// The durables that take it.
+    pub reacts: &'static [Durable],
+}
+
+/// Every subject of [`CHECKOUT`]. The stream lists them one by one instead of `checkout.>`: a misspelt subject then has no
+/// stream, and its publisher hears of it at once.
+pub const CHANNELS: &[Channel] = &[
+    channel(Kind::CheckoutStarted.subject(), Service::Order, &[Durable::Payment]),
+    channel(Kind::PaymentDebited.subject(), Service::Payment, &[Durable::Stock]),
+    channel(Kind::PaymentDeclined.subject(), Service::Payment, &[Durable::Order]),
+    channel(Kind::StockReserved.subject(), Service::Stock, &[Durable::Order]),
+    channel(Kind::StockFailed.subject(), Service::Stock, &[Durable::Payment]),
+    channel(Kind::PaymentRefunded.subject(), Service::Payment, &[Durable::Order]),
+    channel(Kind::CheckoutAbandoned.subject(), Service::Order, &[Durable::Stock]),
+    // The public facts, for other systems; nobody here reacts.
+    channel(Kind::CheckoutCompleted.subject(), Service::Order, &[]),
+    channel(Kind::CheckoutFailed.subject(), Service::Order, &[]),
+    channel(WATERMARK_SUBJECT, Service::Order, &[Durable::Payment, Durable::Stock]),
+];
+
+const fn channel(subject: &'static str, published_by: Service, reacts: &'static [Durable]) -> Channel {
+    Channel { subject, published_by, reacts }
+}
+
+impl Durable {
+    /// All durables.
+    pub const ALL: &[Durable] = &[Durable::Order, Durable::Payment, Durable::Stock];
+
+    /// The consumer's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Payment => "payment",
+            Self::Stock => "stock",
+        }
+    }
+
+    /// The subjects it takes.
+    pub fn subjects(self) -> impl Iterator<Item = &'static str> {
+        CHANNELS.iter().filter(move |channel| channel.reacts.contains(&self)).map(|channel| channel.subject)
+    }
+
+    /// Where it puts what it cannot understand.
+    pub const fn dead_letter_subject(self) -> &'static str {
+        match self {
+            Self::Order => "dead.order",
+            Self::Payment => "dead.payment",
+            Self::Stock => "dead.stock",
+        }
+    }
+
+    /// What it is for, as `nats consumer info` shows it.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Order => "closes undo entries; shared by all instances of the order service",
+            Self::Payment => "debits and refunds; shared by all instances of the payment service",
+            Self::Stock => "reserves or fails; shared by all instances of the stock service",
+        }
+    }
+}
+
+impl fmt::Display for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a deployment may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that [`CHECKOUT`] keeps before it forgets its oldest messages. The server reserves them on its disk. History
+    /// is for inspection and for redoing after a failover: a gibibyte is about ten minutes at 10,000 checkouts per second.
+    pub max_bytes: u64,
+    /// Age at which [`CHECKOUT`] forgets a message. Sagas do not need it: the undo log replays.
+    pub max_age: Duration,
+    /// Copies of each stream: 1, or 3 or 5 in a cluster. Can be changed while running.
+    pub replicas: usize,
+    /// How long a delivered message may go without a sign of life before it is delivered again. Longer than any healthy
+    /// batch, short enough that what a killed instance held is taken over before clients give up.
+    pub ack_wait: Duration,
+    /// Delivered but unacknowledged messages that one durable may have over all instances. The server's default of 1,000 is
+    /// used up by two instances with full batches; each of these costs it some 100 bytes.
+    pub max_ack_pending: i64,
+    /// Bytes that [`DEAD_LETTERS`] keeps.
+    pub dead_letter_max_bytes: u64,
+    /// Age at which a dead letter is forgotten: a month, so that a person finds the time to look.
+    pub dead_letter_max_age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            max_bytes: 1 << 30,
+            max_age: DAY,
+            replicas: 1,
+            ack_wait: Duration::from_secs(10),
+            max_ack_pending: 20_000,
+            dead_letter_max_bytes: 256 << 20,
+            dead_letter_max_age: 30 * DAY,
+        }
+    }
+}
+
+impl From<&ServiceSettings> for Limits {
+    fn from(settings: &ServiceSettings) -> Self {
+        Self {
+            max_bytes: settings.stream_max_bytes,
+            max_age: settings.stream_max_age,
+            replicas: settings.stream_replicas,
+            ack_wait: settings.ack_wait,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_event_has_exactly_one_channel() {
+        let events: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.subject()).chain([WATERMARK_SUBJECT]).collect();
+        let channels: Vec<_> = CHANNELS.iter().map(|channel| channel.subject).collect();
+        assert_eq!(channels.len(), events.len());
+        assert_eq!(channels.into_iter().collect::<BTreeSet<_>>(), events);
+    }
+
+    #[test]
+    fn each_durable_takes_what_the_design_says() {
+        let of = |durable: Durable| durable.subjects().collect::<BTreeSet<_>>();
+        assert_eq!(of(Durable::Order), BTreeSet::from(["payment.declined", "stock.reserved", "payment.refunded"]));
+        assert_eq!(of(Durable::Payment), BTreeSet::from(["checkout.started", "stock.failed", "checkout.watermark"]));
+        assert_eq!(of(Durable::Stock), BTreeSet::from(["payment.debited", "checkout.abandoned", "checkout.watermark"]));
+    }
+
+    #[test]
+    fn no_service_reacts_to_itself() {
+        for channel in CHANNELS {
+            for durable in channel.reacts {
+                assert_ne!(format!("{:?}", channel.published_by), format!("{durable:?}"), "{}", channel.subject);
+            }
+        }
+    }
+}

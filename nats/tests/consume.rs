@@ -1,0 +1,238 @@
+//! The promises of a consumer while everything works.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::event::{Event, Kind};
+use nats::Verdict;
+use nats::topology::{CHECKOUT, Durable, Limits};
+use support::{
+    PATIENCE, Seen, Server, answer_with, count, durable_info, each, eventually, header, number, run, saga, settled,
+    started, whole,
+};
+use tokio::sync::Semaphore;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn events(range: std::ops::Range<usize>) -> Vec<Event> {
+    range.map(|n| started(n).into()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_are_published_as_cloud_events_and_inputs_acknowledged() {
+    let server = Server::start();
+    let limits = Limits::default();
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    broker.publish_all(&events(0..500)).await.unwrap();
+    let consumer = run(&broker, Durable::Payment, &limits, answer_with(Kind::PaymentDebited));
+    eventually("500 outcomes", || async { count(&admin, CHECKOUT).await == 1_000 }).await;
+    settled(&admin, Durable::Payment).await;
+    assert!(consumer.ready.is_ready());
+    consumer.stop().await;
+
+    let stream = admin.get_stream(CHECKOUT).await.unwrap();
+    let message = stream.get_last_raw_message_by_subject("payment.debited").await.unwrap();
+    let id = header(&message.headers, "ce-id");
+    assert!(id.ends_with(".k.0/payment.debited/0"), "{id}");
+    assert_eq!(header(&message.headers, "ce-specversion"), "1.0");
+    assert_eq!(header(&message.headers, "ce-type"), "payment.debited");
+    assert_eq!(header(&message.headers, "ce-source"), "/checkout/payment-1");
+    assert_eq!(header(&message.headers, "ce-subject"), id.split('/').next().unwrap());
+    assert_eq!(header(&message.headers, "content-type"), "application/json");
+    assert!(header(&message.headers, "ce-time").ends_with('Z'));
+    let event =
+        Event::decode("payment.debited", &message.payload, Some(header(&message.headers, "traceparent"))).unwrap();
+    assert_eq!(saga(&event).traceparent.as_str(), header(&message.headers, "traceparent"));
+    assert!(message.headers.get("Nats-Msg-Id").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_ready_runs_as_one_batch() {
+    let server = Server::start();
+    let limits = Limits::default();
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    broker.publish_all(&events(0..2_000)).await.unwrap();
+    let (batches, largest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let consumer = run(&broker, Durable::Payment, &limits, {
+        let (batches, largest) = (batches.clone(), largest.clone());
+        whole(move |batch| {
+            batches.fetch_add(1, Ordering::Relaxed);
+            largest.fetch_max(batch.len(), Ordering::Relaxed);
+            async move { vec![Verdict::Publish(vec![]); batch.len()] }
+        })
+    });
+    settled(&admin, Durable::Payment).await;
+    consumer.stop().await;
+    let (batches, largest) = (batches.load(Ordering::Relaxed), largest.load(Ordering::Relaxed));
+    assert!(batches < 500 && largest > 4 && largest <= 256, "{batches} batches, the largest of {largest}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_brings_an_event_back_later_and_only_that_one() {
+    let server = Server::start();
+    let limits = Limits { ack_wait: HOUR, ..Limits::default() };
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    broker.publish_all(&events(0..20)).await.unwrap();
+    let times: Arc<Mutex<HashMap<usize, Vec<std::time::Instant>>>> = Arc::default();
+    let consumer = run(&broker, Durable::Payment, &limits, {
+        let times = times.clone();
+        each(move |event| {
+            let mut times = times.lock().unwrap();
+            let seen = times.entry(number(event)).or_default();
+            seen.push(std::time::Instant::now());
+            if number(event) % 7 == 3 && seen.len() < 3 {
+                Verdict::Retry("not yet".to_owned())
+            } else {
+                Verdict::Publish(vec![])
+            }
+        })
+    });
+    settled(&admin, Durable::Payment).await;
+    consumer.stop().await;
+    for (n, seen) in times.lock().unwrap().iter() {
+        assert_eq!(seen.len(), if n % 7 == 3 { 3 } else { 1 }, "{n}");
+        assert!(seen.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(90)), "{n}: redelivered at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reaction_is_not_taken_for_a_dead_one() {
+    let server = Server::start();
+    let limits = Limits { ack_wait: Duration::from_millis(600), ..Limits::default() };
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    // More than the batches in flight take, so that some wait in hand without having been begun.
+    broker.publish_all(&events(0..1_400)).await.unwrap();
+    let seen = Seen::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let consumer = run(&broker, Durable::Payment, &limits, {
+        let (seen, gate) = (seen.clone(), gate.clone());
+        whole(move |batch| {
+            batch.iter().for_each(|event| seen.add(event));
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                vec![Verdict::Publish(vec![]); batch.len()]
+            }
+        })
+    });
+    eventually("all places are taken", || async { durable_info(&admin, Durable::Payment).await.num_ack_pending > 512 })
+        .await;
+    // The database is away for several times the server's patience.
+    tokio::time::sleep(limits.ack_wait * 4).await;
+    assert_eq!(durable_info(&admin, Durable::Payment).await.num_redelivered, 0);
+    gate.add_permits(10_000);
+    settled(&admin, Durable::Payment).await;
+    consumer.stop().await;
+    assert_eq!((seen.all().len(), seen.distinct().len()), (1_400, 1_400), "something was delivered twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_hands_back_what_was_not_begun() {
+    let server = Server::start();
+    // What is not handed back comes again only after an hour: then this test fails.
+    let limits = Limits { ack_wait: HOUR, ..Limits::default() };
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    broker.publish_all(&events(0..3_000)).await.unwrap();
+
+    let first_seen = Seen::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let first = run(&broker, Durable::Payment, &limits, {
+        let (seen, gate) = (first_seen.clone(), gate.clone());
+        whole(move |batch| {
+            batch.iter().for_each(|event| seen.add(event));
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                vec![Verdict::Publish(vec![]); batch.len()]
+            }
+        })
+    });
+    eventually("more is in hand than in batches", || async {
+        let info = durable_info(&admin, Durable::Payment).await;
+        info.num_ack_pending > first_seen.all().len() && !first_seen.all().is_empty()
+    })
+    .await;
+    let stopping = tokio::spawn(first.stop());
+
+    let second_broker = server.broker("payment-2").await;
+    let second_seen = Seen::default();
+    let recorder = second_seen.clone();
+    let second = run(
+        &second_broker,
+        Durable::Payment,
+        &limits,
+        each(move |event| {
+            recorder.add(event);
+            Verdict::Publish(vec![])
+        }),
+    );
+    eventually("the other instance has the rest", || async {
+        first_seen.distinct().len() + second_seen.distinct().len() == 3_000
+    })
+    .await;
+    // Only now may the first one finish what it had begun: nothing of that went elsewhere.
+    assert!(first_seen.distinct().is_disjoint(&second_seen.distinct()));
+    gate.add_permits(10_000);
+    tokio::time::timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    settled(&admin, Durable::Payment).await;
+    second.stop().await;
+    assert_eq!(first_seen.all().len() + second_seen.all().len(), 3_000, "something was begun twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reaction_that_panics_or_miscounts_acknowledges_nothing() {
+    let server = Server::start();
+    let limits = Limits { ack_wait: Duration::from_millis(300), ..Limits::default() };
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let admin = server.admin().await;
+    broker.publish_all(&events(0..1)).await.unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let consumer = run(&broker, Durable::Payment, &limits, {
+        let calls = calls.clone();
+        whole(move |batch| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match call {
+                    0 => panic!("a bug"),
+                    1 => vec![],
+                    _ => vec![Verdict::Publish(vec![]); batch.len()],
+                }
+            }
+        })
+    });
+    eventually("the third call", || async { calls.load(Ordering::Relaxed) == 3 }).await;
+    settled(&admin, Durable::Payment).await;
+    consumer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inbox_hears_what_it_is_told_and_nothing_else_is_told() {
+    let server = Server::start();
+    let (waiter, closer) = (server.broker("order-1").await, server.broker("order-2").await);
+    let mut inbox = waiter.inbox().await.unwrap();
+    let subject = inbox.subject().to_owned();
+    // Not an inbox: refused, and the connection stays whole.
+    closer.notify("checkout.completed", "x".into()).await;
+    closer.notify("_INBOX.a\r\nPUB checkout.started 0", "x".into()).await;
+    // The subscription and the notification travel on two connections, so the first ones may come too early.
+    let told = tokio::time::timeout(PATIENCE, async {
+        loop {
+            closer.notify(&subject, "closed".into()).await;
+            if let Ok(told) = tokio::time::timeout(Duration::from_millis(100), inbox.next()).await {
+                return told;
+            }
+        }
+    });
+    assert_eq!(told.await.unwrap().unwrap(), "closed");
+}

@@ -1,0 +1,241 @@
+//! The server, the stream or a durable goes away in the middle of everything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::event::{Event, Kind};
+use nats::topology::{CHECKOUT, Durable, Limits};
+use nats::{Broker, Verdict};
+use support::{
+    PATIENCE, Running, Seen, Server, answer_with, count, durable_info, each, eventually, run, saga, settled, started,
+    whole,
+};
+use tokio::time::Instant;
+
+const SAGAS: usize = 3_000;
+
+/// All three services in small, two instances of each, and the sagas that the order service has seen through.
+struct Choreography {
+    order: Broker,
+    consumers: Vec<Running>,
+    closed: Seen,
+}
+
+impl Choreography {
+    async fn start(server: &Server, limits: &Limits) -> Self {
+        let closed = Seen::default();
+        let mut consumers = Vec::new();
+        for instance in 1..=2 {
+            let payment = server.ready_broker(&format!("payment-{instance}"), limits).await;
+            consumers.push(run(&payment, Durable::Payment, limits, answer_with(Kind::PaymentDebited)));
+            let stock = server.ready_broker(&format!("stock-{instance}"), limits).await;
+            consumers.push(run(&stock, Durable::Stock, limits, answer_with(Kind::StockReserved)));
+            let order = server.ready_broker(&format!("order-{instance}"), limits).await;
+            let closed = closed.clone();
+            consumers.push(run(
+                &order,
+                Durable::Order,
+                limits,
+                each(move |event| {
+                    closed.add(event);
+                    Verdict::Publish(vec![saga(event).then(Kind::CheckoutCompleted, None, 3).into()])
+                }),
+            ));
+        }
+        Self { order: server.broker("order-3").await, consumers, closed }
+    }
+
+    /// Publishes sagas in small groups while `disturb` does its worst, a few times.
+    async fn run<F, Fut>(&self, mut disturb: F)
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = ()>,
+    {
+        for (n, first) in (0..SAGAS).step_by(50).enumerate() {
+            if n % 15 == 7 {
+                disturb().await;
+            }
+            let group: Vec<Event> = (first..first + 50).map(|n| started(n).into()).collect();
+            self.order.publish_all(&group).await.unwrap();
+        }
+    }
+
+    /// The reconciler in small: what is not closed is started again, until everything is.
+    async fn reconcile(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let before = self.closed.distinct().len();
+            if before == SAGAS {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{before} of {SAGAS} are closed");
+            let progress = async {
+                while self.closed.distinct().len() == before {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            if tokio::time::timeout(Duration::from_secs(1), progress).await.is_err() {
+                let closed = self.closed.distinct();
+                let open: Vec<Event> = (0..SAGAS).filter(|n| !closed.contains(n)).map(|n| started(n).into()).collect();
+                self.order.publish_all(&open).await.unwrap();
+            }
+        }
+    }
+
+    async fn stop(self) {
+        for consumer in self.consumers {
+            assert!(!consumer.is_finished());
+            consumer.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purged_stream_is_survived() {
+    let server = Server::start();
+    let choreography = Choreography::start(&server, &Limits::default()).await;
+    let admin = server.admin().await;
+    choreography
+        .run(|| async {
+            admin.get_stream(CHECKOUT).await.unwrap().purge().await.unwrap();
+        })
+        .await;
+    choreography.reconcile().await;
+    choreography.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_stream_is_made_again() {
+    let server = Server::start();
+    let choreography = Choreography::start(&server, &Limits::default()).await;
+    let admin = server.admin().await;
+    choreography.run(|| async { drop(admin.delete_stream(CHECKOUT).await) }).await;
+    choreography.reconcile().await;
+    choreography.stop().await;
+    assert!(count(&admin, CHECKOUT).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_durable_is_made_again() {
+    let server = Server::start();
+    let choreography = Choreography::start(&server, &Limits::default()).await;
+    let admin = server.admin().await;
+    choreography
+        .run(|| async {
+            for durable in Durable::ALL {
+                drop(admin.delete_consumer_from_stream(durable.name(), CHECKOUT).await);
+            }
+        })
+        .await;
+    // A new durable starts over, so nothing is lost and nobody has to reconcile.
+    eventually("every saga is closed", || async { choreography.closed.distinct().len() == SAGAS }).await;
+    choreography.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_is_waited_for_and_nothing_stored_is_lost() {
+    let server = Server::start();
+    // What was delivered when the server died comes again after this.
+    let limits = Limits { ack_wait: Duration::from_secs(2), ..Limits::default() };
+    let choreography = Choreography::start(&server, &limits).await;
+    let server = tokio::sync::Mutex::new(server);
+    choreography
+        .run(|| async {
+            let mut server = server.lock().await;
+            server.kill();
+            server.start_again();
+        })
+        .await;
+    eventually("every saga is closed", || async { choreography.closed.distinct().len() == SAGAS }).await;
+    choreography.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_is_not_acknowledged_before_its_outcome_is_stored() {
+    let server = Server::start();
+    let limits = Limits { ack_wait: Duration::from_secs(2), ..Limits::default() };
+    let broker = server.ready_broker("payment-1", &limits).await;
+    broker.publish(&started(1).into(), None).await.unwrap();
+    let server = Arc::new(tokio::sync::Mutex::new(server));
+
+    // The effect is done, then the server dies before the outcome can be published; then this process dies as well.
+    let dead = Arc::new(AtomicBool::new(false));
+    let first = run(&broker, Durable::Payment, &limits, {
+        let (server, dead) = (server.clone(), dead.clone());
+        whole(move |batch| {
+            let (server, dead) = (server.clone(), dead.clone());
+            async move {
+                server.lock().await.kill();
+                dead.store(true, Ordering::SeqCst);
+                let outcome = saga(&batch[0]).then(Kind::PaymentDebited, None, 2);
+                vec![Verdict::Publish(vec![outcome.into()])]
+            }
+        })
+    });
+    eventually("the effect is done", || async { dead.load(Ordering::SeqCst) }).await;
+    first.abort();
+    server.lock().await.start_again();
+
+    let server = server.lock().await;
+    let admin = server.admin().await;
+    eventually("JetStream is back", || async { admin.get_stream(CHECKOUT).await.is_ok() }).await;
+    assert_eq!(count(&admin, CHECKOUT).await, 1);
+    assert_eq!(durable_info(&admin, Durable::Payment).await.num_ack_pending, 1, "acknowledged without an outcome");
+
+    let second = server.broker("payment-2").await;
+    let second = run(&second, Durable::Payment, &limits, answer_with(Kind::PaymentDebited));
+    eventually("the outcome is stored", || async { count(&admin, CHECKOUT).await == 2 }).await;
+    settled(&admin, Durable::Payment).await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_waits_for_the_server_until_a_deadline() {
+    let mut server = Server::start();
+    let broker = server.ready_broker("order-1", &Limits::default()).await;
+    server.kill();
+    eventually("the loss is noticed", || async { !broker.is_connected() }).await;
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let error = broker.publish(&started(1).into(), Some(deadline)).await.unwrap_err();
+    assert!(matches!(error, nats::BrokerError::GaveUp { missing: 1 }), "{error}");
+    assert!(deadline.elapsed() < Duration::from_secs(5));
+
+    let waiting = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.publish(&started(2).into(), None).await }
+    });
+    server.start_again();
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    let admin = server.admin().await;
+    let stream = admin.get_stream(CHECKOUT).await.unwrap();
+    let last = stream.get_last_raw_message_by_subject("checkout.started").await.unwrap();
+    assert!(last.payload.starts_with(b"{\"version\":1,\"saga_id\":\"2.k.0\""), "{:?}", last.payload);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_never_hangs() {
+    let mut server = Server::start();
+    let limits = Limits::default();
+    let (gone, open) = (server.ready_broker("order-1", &limits).await, server.broker("order-2").await);
+    tokio::time::timeout(PATIENCE, open.close(PATIENCE)).await.unwrap();
+    eventually("closed", || async { !open.is_connected() || open.publish(&started(9).into(), None).await.is_err() })
+        .await;
+
+    let consumer = run(&gone, Durable::Order, &limits, each(|_| Verdict::Publish(vec![])));
+    eventually("bound", || async { consumer.ready.is_ready() }).await;
+    server.kill();
+    eventually("the loss is noticed", || async { !gone.is_connected() && !consumer.ready.is_ready() }).await;
+    let publishing = tokio::spawn({
+        let gone = gone.clone();
+        async move { gone.publish_all(&[started(1).into()]).await }
+    });
+    consumer.stop().await;
+    gone.notify("_INBOX.somebody", "x".into()).await;
+    tokio::time::timeout(PATIENCE, gone.close(Duration::from_millis(200))).await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, publishing).await.unwrap().unwrap().is_err());
+}

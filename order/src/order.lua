@@ -1,0 +1,272 @@
+-- The order service's functions. Loaded behind common/src/redis/prelude.lua.
+--
+-- Keys (the dictionary is in order/src/undo.rs and order/src/command.rs): order:<id>, undo:<saga>, open, retry, retry_started, totals, watermark,
+-- operation:<key>.
+
+-- Creates an order without items.
+--   KEYS  1 operation  2 order
+--   ARGV  1 fingerprint  2 ttl_s  3 order id  4 user id  5 incarnation
+-- Returns { 'ok', order id } | { 'key_mismatch' }
+local function create(keys, args)
+  return once(keys, args, function()
+    redis.call('HSET', keys[2], 'user', args[4], 'items', '', 'total', '0', 'paid', '0', 'incarnation', args[5], 'attempt', '0', 'saga', '')
+    return { 'ok', args[3] }
+  end)
+end
+
+-- The sum of an item's quantities in `id:quantity,…`, and the number of entries.
+local function ordered(items, item)
+  local sum, entries = 0, 0
+  for id, quantity in string.gmatch(items, '([^:,]+):(%d+)') do
+    entries = entries + 1
+    if id == item then
+      sum = sum + tonumber(quantity)
+    end
+  end
+  return sum, entries
+end
+
+-- Adds an entry to an order.
+--   KEYS  1 operation  2 order
+--   ARGV  1 fingerprint  2 ttl_s  3 item id  4 quantity  5 cost of these pieces  6 most entries
+-- Returns { 'ok', total } | { 'no_order' } | { 'paid' } | { 'in_flight', saga } | { 'overflow' } | { 'too_many' } | { 'key_mismatch' }
+local function add_item(keys, args)
+  return once(keys, args, function()
+    local user, items, total, paid, saga = unpack(redis.call('HMGET', keys[2], 'user', 'items', 'total', 'paid', 'saga'))
+    if not user then
+      return { 'no_order' }
+    elseif paid == '1' then
+      return { 'paid' }
+    elseif saga ~= '' then
+      return { 'in_flight', saga }
+    end
+    local sum, entries = ordered(items, args[3])
+    if entries >= tonumber(args[6]) then
+      return { 'too_many' }
+    elseif tonumber(total) + tonumber(args[5]) > MAX or sum + tonumber(args[4]) > MAX then
+      return { 'overflow' }
+    end
+    total = digits(tonumber(total) + tonumber(args[5]))
+    local entry = args[3] .. ':' .. args[4]
+    redis.call('HSET', keys[2], 'items', items == '' and entry or items .. ',' .. entry, 'total', total)
+    return { 'ok', total }
+  end)
+end
+
+-- Creates or replaces orders first, first + 1, …
+--   KEYS  1 operation  (the orders' keys are made here)
+--   ARGV  1 fingerprint  2 ttl_s  3 owner  4 last  5 lease_s  6 first  7 total  8… user, items and incarnation of each order
+-- Returns { 'ok' } | { 'done' } | { 'running' } | { 'key_mismatch' }
+local function batch_init(keys, args)
+  return chunk(keys, args, function()
+    local index = tonumber(args[6])
+    for n = 8, #args, 3 do
+      local order = 'order:' .. digits(index)
+      redis.call('HSET', order, 'user', args[n], 'items', args[n + 1], 'total', args[7], 'paid', '0', 'incarnation', args[n + 2], 'attempt', '0', 'saga', '')
+      index = index + 1
+    end
+  end)
+end
+
+-- Appends to a comma separated list, each value once.
+local function append(list, value)
+  if value == '' then
+    return list
+  end
+  for known in string.gmatch(list, '[^,]+') do
+    if known == value then
+      return list
+    end
+  end
+  return list == '' and value or list .. ',' .. value
+end
+
+-- Binds a client's operation key to what became of its checkout so far.
+local function remember(keys, args, outcome, saga)
+  if args[1] ~= '' then
+    redis.call('SET', keys[1], cjson.encode({ args[1], outcome, saga, '' }), 'EX', args[2])
+  end
+end
+
+-- Opens a saga for an order, or joins the one that is open.
+--   KEYS  1 operation, or empty  2 order  3 open  4 totals  5 watermark
+--   ARGV  1 fingerprint, empty without a client's key  2 ttl_s  3 inbox of the waiting instance  4 traceparent  5 order id
+-- Returns { 'started' | 'joined', saga, started_ms, user, amount, items, traceparent, round } | { 'paid' } | { 'no_order' }
+--       | { 'running', saga } | { 'recorded', 'completed' | 'failed' | 'no_order', saga, reason } | { 'key_mismatch' }
+local function begin(keys, args)
+  local recorded = args[1] ~= '' and redis.call('GET', keys[1])
+  if recorded then
+    local fingerprint, outcome, saga, reason = unpack(cjson.decode(recorded))
+    if fingerprint ~= args[1] then
+      return { 'key_mismatch' }
+    elseif outcome == 'running' then
+      return { 'running', saga }
+    end
+    return { 'recorded', outcome, saga, reason }
+  end
+  local user, items, total, paid, incarnation, attempt, saga =
+    unpack(redis.call('HMGET', keys[2], 'user', 'items', 'total', 'paid', 'incarnation', 'attempt', 'saga'))
+  if not user then
+    remember(keys, args, 'no_order', '')
+    return { 'no_order' }
+  elseif paid == '1' then
+    remember(keys, args, 'completed', '')
+    return { 'paid' }
+  end
+  local operation = args[1] ~= '' and keys[1] or ''
+  if saga ~= '' then
+    local undo = 'undo:' .. saga
+    local started, of, amount, entries, trace, round, inboxes, operations =
+      unpack(redis.call('HMGET', undo, 'started_ms', 'user', 'amount', 'items', 'traceparent', 'round', 'inboxes', 'operations'))
+    if started then
+      redis.call('HSET', undo, 'inboxes', append(inboxes, args[3]), 'operations', append(operations, operation))
+      remember(keys, args, 'running', saga)
+      return { 'joined', saga, started, of, amount, entries, trace, round }
+    end
+  end
+  saga = args[5] .. '.' .. incarnation .. '.' .. attempt
+  -- Never before the watermark, even if the clock is set back: such a saga would be refused as too old.
+  local started = digits(math.max(now_ms(), tonumber(redis.call('GET', keys[5]) or '0')))
+  redis.call('HSET', 'undo:' .. saga, 'state', 'started', 'order', args[5], 'user', user, 'amount', total, 'items', items, 'started_ms', started,
+    'round', '0', 'inboxes', args[3], 'operations', operation, 'traceparent', args[4])
+  redis.call('ZADD', keys[3], started, saga)
+  redis.call('HSET', keys[2], 'saga', saga)
+  raise(keys[4], 'started', '1')
+  remember(keys, args, 'running', saga)
+  return { 'started', saga, started, user, total, items, args[4], '0' }
+end
+
+-- What the order record says about a saga whose undo entry is gone: 'completed', 'failed', 'open', or nil for a replaced order.
+local function verdict_of_order(order, incarnation, attempt)
+  local paid, current, next_attempt = unpack(redis.call('HMGET', order, 'paid', 'incarnation', 'attempt'))
+  if current ~= incarnation then
+    return nil
+  elseif tonumber(next_attempt) > tonumber(attempt) then
+    return 'failed'
+  elseif paid == '1' then
+    return 'completed'
+  end
+  return 'open'
+end
+
+-- Tells the operation keys that are bound to a saga how it ended.
+local function settle(operations, outcome, reason)
+  for operation in string.gmatch(operations, '[^,]+') do
+    local recorded = redis.call('GET', operation)
+    if recorded then
+      local record = cjson.decode(recorded)
+      redis.call('SET', operation, cjson.encode({ record[1], outcome, record[3], reason }), 'KEEPTTL')
+    end
+  end
+end
+
+-- Closes an undo entry, once, and with it the order's open saga.
+--   KEYS  1 undo  2 order  3 open  4 retry  5 retry_started  6 totals  7 watermark
+--   ARGV  1 saga  2 'completed' | 'failed'  3 reason, empty for completed  4 steps  5 retention_s  6 incarnation  7 attempt  8 order id
+--         9 user id  10 amount  11 items  12 started_ms
+-- Returns { 'closed', inboxes } | { 'repeat', state, reason } | { 'ended_twice', state } | { 'conflict', recorded } | { 'too_old', watermark }
+local function close(keys, args)
+  local state, reason, user, amount, inboxes, operations =
+    unpack(redis.call('HMGET', keys[1], 'state', 'reason', 'user', 'amount', 'inboxes', 'operations'))
+  if state and (user ~= args[9] or amount ~= args[10]) then
+    return { 'conflict', user .. ' ' .. amount }
+  elseif not state then
+    local verdict = verdict_of_order(keys[2], args[6], args[7])
+    if verdict == 'completed' or verdict == 'failed' then
+      state, reason = verdict, ''
+    elseif is_forgotten(keys[7], args[12]) then
+      return { 'too_old', is_forgotten(keys[7], args[12]) }
+    end
+  end
+  if state == args[2] then
+    return { 'repeat', state, reason or '' }
+  elseif state and state ~= 'started' then
+    return { 'ended_twice', state }
+  end
+  if not state then
+    -- The entry was lost with the tail of a failover. The event carries all that it held.
+    raise(keys[6], 'recovered', '1')
+    redis.call('HSET', keys[1], 'order', args[8], 'user', args[9], 'amount', args[10], 'items', args[11], 'started_ms', args[12], 'round', '0')
+  end
+  redis.call('HSET', keys[1], 'state', args[2], 'reason', args[3], 'steps', args[4], 'closed_ms', digits(now_ms()))
+  redis.call('EXPIRE', keys[1], args[5])
+  if redis.call('ZREM', keys[3], args[1]) == 0 then
+    redis.call('ZREM', keys[4], args[1])
+    redis.call('ZREM', keys[5], args[1])
+  end
+  if verdict_of_order(keys[2], args[6], args[7]) == 'open' then
+    if args[2] == 'completed' then
+      redis.call('HSET', keys[2], 'paid', '1', 'saga', '')
+    else
+      redis.call('HSET', keys[2], 'attempt', digits(tonumber(args[7]) + 1), 'saga', '')
+    end
+  end
+  raise(keys[6], args[2], '1')
+  raise(keys[6], args[2] .. '_amount', args[10])
+  if operations and operations ~= '' then
+    settle(operations, args[2], args[3])
+  end
+  return { 'closed', inboxes or '' }
+end
+
+-- Claims sagas that are due for the reconciler. The claim is a lease: the next due time is set at once, with backoff and jitter, so an
+-- instance that dies with its claim is followed by any other.
+--   KEYS  1 open  2 retry  3 retry_started
+--   ARGV  1 most sagas  2 first delay (ms)  3 first backoff (ms)  4 longest backoff (ms)  5 seed of the jitter
+-- Returns { 'ok', more: '1' | '0', then for each saga: saga, age_ms, round, started_ms, order, user, amount, items, traceparent }
+local function claim(keys, args)
+  local now, most = now_ms(), tonumber(args[1])
+  math.randomseed(tonumber(args[5]))
+  local due = redis.call('ZRANGEBYSCORE', keys[2], '-inf', now, 'LIMIT', 0, most)
+  local fresh = redis.call('ZRANGEBYSCORE', keys[1], '-inf', now - tonumber(args[2]), 'WITHSCORES', 'LIMIT', 0, most - #due)
+  for n = 1, #fresh, 2 do
+    redis.call('ZREM', keys[1], fresh[n])
+    redis.call('ZADD', keys[3], fresh[n + 1], fresh[n])
+    due[#due + 1] = fresh[n]
+  end
+  local reply = { 'ok', #due >= most and '1' or '0' }
+  for _, saga in ipairs(due) do
+    local undo = 'undo:' .. saga
+    local entry = redis.call('HMGET', undo, 'state', 'started_ms', 'order', 'user', 'amount', 'items', 'traceparent')
+    if entry[1] == 'started' then
+      local round = redis.call('HINCRBY', undo, 'round', 1)
+      local wait = math.min(tonumber(args[4]), tonumber(args[3]) * 2 ^ (round - 1)) * (0.5 + math.random() / 2)
+      redis.call('ZADD', keys[2], digits(now + wait), saga)
+      for _, value in ipairs({ saga, digits(now - tonumber(entry[2])), digits(round), unpack(entry, 2) }) do
+        reply[#reply + 1] = value
+      end
+    else
+      -- Closed or expired: nothing is left to do.
+      redis.call('ZREM', keys[2], saga)
+      redis.call('ZREM', keys[3], saga)
+    end
+  end
+  return reply
+end
+
+-- Raises the watermark to just before the oldest open saga.
+--   KEYS  1 open  2 retry_started  3 watermark  4 retry
+--   ARGV  1 margin (ms)
+-- Returns { 'ok', watermark (ms), open sagas, age of the oldest (ms) }
+local function raise_watermark(keys, args)
+  local now = now_ms()
+  local oldest = now
+  for n = 1, 2 do
+    local first = redis.call('ZRANGE', keys[n], 0, 0, 'WITHSCORES')
+    if first[2] then
+      oldest = math.min(oldest, tonumber(first[2]))
+    end
+  end
+  local watermark = math.max(oldest - tonumber(args[1]), tonumber(redis.call('GET', keys[3]) or '0'))
+  redis.call('SET', keys[3], digits(watermark))
+  local open = redis.call('ZCARD', keys[1]) + redis.call('ZCARD', keys[4])
+  return { 'ok', digits(watermark), digits(open), digits(now - oldest) }
+end
+
+redis.register_function('order_create', create)
+redis.register_function('order_add_item', add_item)
+redis.register_function('order_batch_init', batch_init)
+redis.register_function('order_begin', begin)
+redis.register_function('order_close', close)
+redis.register_function('order_claim', claim)
+redis.register_function('order_raise_watermark', raise_watermark)

@@ -1,0 +1,132 @@
+//! The payment service's effects: the only file that talks to its database.
+//!
+//! | key | type | value | lifetime |
+//! |---|---|---|---|
+//! | `user:<id>` | string | credit | for ever |
+//! | `totals` | hash | sums of all credit ever created (`initial`), replaced, deposited, paid, debited, refunded | for ever |
+//! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 10 s since the epoch | until the watermark has passed |
+//! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
+//! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
+//! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |
+//!
+//! At every instant: sum of all credits = initial - replaced + deposited - paid - debited + refunded.
+
+use common::amount::Amount;
+use common::event::Watermark;
+use common::id::UserId;
+use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
+use common::redis::{BatchChunk, Call, CallError, Database, Library, Operation, Reply, UnexpectedReply};
+use common::saga::Saga;
+use tokio::time::Instant;
+
+use crate::decision::{Effect, Outcome};
+
+/// The functions that the service loads into its database.
+pub const LIBRARY: Library = Library { name: "payment", code: include_str!("payment.lua") };
+
+/// Runs effects on the database.
+#[derive(Clone)]
+pub struct Effects {
+    database: Database,
+}
+
+impl Effects {
+    /// Effects on this database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Runs calls as one group, until they are answered.
+    ///
+    /// # Errors
+    /// None of them was answered: the process stops.
+    pub async fn run_all(&self, calls: Vec<Call>) -> Result<Vec<Result<Reply, CallError>>, CallError> {
+        self.database.call_all(calls, None).await
+    }
+
+    /// The database itself, for a `batch_init`.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Runs one call until `deadline`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn run(&self, call: Call, deadline: Instant) -> Result<Reply, CallError> {
+        self.database.call(call, Some(deadline)).await
+    }
+}
+
+fn user_key(user: impl std::fmt::Display) -> String {
+    format!("user:{user}")
+}
+
+/// The call that carries out a saga's effect.
+pub fn apply(saga: &Saga, effect: &Effect) -> Call {
+    let bucket = format!("outcomes:{}", saga.started_at_ms / OUTCOME_BUCKET_MS);
+    let user = user_key(&saga.user_id);
+    let keys = [user.as_str(), "totals", "watermark", "buckets", bucket.as_str()];
+    let name = match effect {
+        Effect::Debit => "payment_debit",
+        Effect::Refund(_) => "payment_refund",
+    };
+    let call = Call::function(name, &keys)
+        .arg(saga.saga_id.as_str())
+        .arg(saga.started_at_ms)
+        .arg(saga.user_id.as_str())
+        .arg(saga.amount.get());
+    match effect {
+        Effect::Debit => call,
+        Effect::Refund(reason) => call.arg(reason.to_string()),
+    }
+}
+
+/// Reads what [`apply`] recorded.
+///
+/// # Errors
+/// The functions in the database are not those of this build.
+pub fn read_outcome(reply: &Reply) -> Result<Outcome, UnexpectedReply> {
+    Ok(match reply.code() {
+        "debited" => Outcome::Debited,
+        "declined" => Outcome::Declined(reply.parse(1)?),
+        "refunded" => Outcome::Refunded(reply.parse(1)?),
+        "voided" => Outcome::Voided(reply.parse(1)?),
+        "conflict" => Outcome::Conflict(reply.text(1).to_owned()),
+        "too_old" => Outcome::TooOld(reply.parse(1)?),
+        _ => return Err(reply.unexpected()),
+    })
+}
+
+/// The call that forgets outcome records behind the watermark, a bounded number at a time.
+pub fn trim(watermark: Watermark) -> Call {
+    Call::function("payment_trim", &["watermark", "buckets"])
+        .arg(watermark.closed_before_ms)
+        .arg(OUTCOME_BUCKET_MS)
+        .arg(MAX_BUCKETS_PER_TRIM)
+}
+
+/// The call that creates a user.
+pub fn create_user(operation: &Operation, user: &UserId) -> Call {
+    Call::once("payment_create_user", operation, &[&user_key(user)]).arg(user.as_str())
+}
+
+/// The call that adds credit.
+pub fn add_funds(operation: &Operation, user: &UserId, amount: Amount) -> Call {
+    Call::once("payment_add_funds", operation, &[&user_key(user), "totals"]).arg(amount.get())
+}
+
+/// The call that takes credit outside of any saga.
+pub fn pay(operation: &Operation, user: &UserId, amount: Amount) -> Call {
+    Call::once("payment_pay", operation, &[&user_key(user), "totals"]).arg(amount.get())
+}
+
+/// The call that creates or replaces some users of a `batch_init`.
+pub fn batch_init(operation: &Operation, chunk: &BatchChunk, credit: Amount) -> Call {
+    Call::chunk("payment_batch_init", operation, chunk, &["totals"]).arg(chunk.first).arg(chunk.count).arg(credit.get())
+}
+
+/// The call that reads a user's credit.
+pub fn find_user(user: &UserId) -> Call {
+    Call::command("GET").arg(user_key(user))
+}

@@ -1,0 +1,152 @@
+-- The payment service's functions. Loaded behind common/src/redis/prelude.lua.
+--
+-- Keys (the dictionary is in payment/src/effect.rs): user:<id>, totals, watermark, buckets, outcomes:<number>, operation:<key>.
+-- Outcome records: `debited <amount> <user>`, `declined <amount> <user> <reason>`, `refunded <amount> <user> <reason>`, `voided <amount> <user> <reason>`.
+
+-- Creates a user with no credit.
+--   KEYS  1 operation  2 user
+--   ARGV  1 fingerprint  2 ttl_s  3 the user's id
+-- Returns { 'ok', user id } | { 'key_mismatch' }
+local function create_user(keys, args)
+  return once(keys, args, function()
+    redis.call('SET', keys[2], '0')
+    return { 'ok', args[3] }
+  end)
+end
+
+-- Adds credit.
+--   KEYS  1 operation  2 user  3 totals
+--   ARGV  1 fingerprint  2 ttl_s  3 amount
+-- Returns { 'ok', credit } | { 'no_user' } | { 'overflow', credit } | { 'key_mismatch' }
+local function add_funds(keys, args)
+  return once(keys, args, function()
+    local credit = redis.call('GET', keys[2])
+    if not credit then
+      return { 'no_user' }
+    elseif tonumber(credit) + tonumber(args[3]) > MAX then
+      return { 'overflow', credit }
+    end
+    raise(keys[3], 'deposited', args[3])
+    return { 'ok', digits(redis.call('INCRBY', keys[2], args[3])) }
+  end)
+end
+
+-- Takes credit directly, outside of any saga.
+--   KEYS  1 operation  2 user  3 totals
+--   ARGV  1 fingerprint  2 ttl_s  3 amount
+-- Returns { 'ok', credit } | { 'no_user' } | { 'no_credit', credit } | { 'key_mismatch' }
+local function pay(keys, args)
+  return once(keys, args, function()
+    local credit = redis.call('GET', keys[2])
+    if not credit then
+      return { 'no_user' }
+    elseif tonumber(credit) < tonumber(args[3]) then
+      return { 'no_credit', credit }
+    end
+    raise(keys[3], 'paid', args[3])
+    return { 'ok', digits(redis.call('DECRBY', keys[2], args[3])) }
+  end)
+end
+
+-- Creates or replaces users first, first + 1, …, each with the same credit.
+--   KEYS  1 operation  2 totals  (the users' keys are made here: their number is not known to the caller's cluster slot)
+--   ARGV  1 fingerprint  2 ttl_s  3 owner  4 last  5 lease_s  6 first  7 count  8 credit
+-- Returns { 'ok' } | { 'done' } | { 'running' } | { 'key_mismatch' }
+local function batch_init(keys, args)
+  return chunk(keys, args, function()
+    for index = tonumber(args[6]), tonumber(args[6]) + tonumber(args[7]) - 1 do
+      local user = 'user:' .. digits(index)
+      local replaced = redis.call('GET', user)
+      raise(keys[2], 'initial', args[8])
+      if replaced then
+        raise(keys[2], 'replaced', replaced)
+      end
+      redis.call('SET', user, args[8])
+    end
+  end)
+end
+
+-- The record that a saga's outcome is compared with: the amount and the user that it was taken from.
+local function content(args)
+  return args[4] .. ' ' .. args[3]
+end
+
+-- Splits `<outcome> <amount> <user>[ <reason>]`.
+local function read(recorded)
+  local outcome, rest = string.match(recorded, '^(%S+) (%S+ %S+)')
+  return outcome, rest, string.match(recorded, '^%S+ %S+ %S+ (%S+)$')
+end
+
+-- The answer to a step of a saga that has a record already.
+local function repeated(recorded, args)
+  local outcome, rest, reason = read(recorded)
+  if rest ~= content(args) then
+    return { 'conflict', recorded }
+  end
+  return { outcome, reason }
+end
+
+-- Takes a saga's amount.
+--   KEYS  1 user  2 totals  3 watermark  4 buckets  5 bucket
+--   ARGV  1 saga  2 started_ms  3 user id  4 amount
+-- Returns { 'debited' } | { 'declined', reason } | { 'refunded', reason } | { 'voided', reason } | { 'conflict', recorded }
+--       | { 'too_old', watermark }
+local function debit(keys, args)
+  local recorded = redis.call('HGET', keys[5], args[1])
+  if recorded then
+    return repeated(recorded, args)
+  end
+  local forgotten = is_forgotten(keys[3], args[2])
+  if forgotten then
+    return { 'too_old', forgotten }
+  end
+  local credit = redis.call('GET', keys[1])
+  local reason
+  if not credit then
+    reason = 'unknown_user:' .. args[3]
+  elseif tonumber(credit) < tonumber(args[4]) then
+    reason = 'insufficient_credit:' .. args[3]
+  end
+  if reason then
+    record(keys[5], keys[4], args[1], 'declined ' .. content(args) .. ' ' .. reason)
+    return { 'declined', reason }
+  end
+  raise(keys[2], 'debited', args[4])
+  redis.call('DECRBY', keys[1], args[4])
+  record(keys[5], keys[4], args[1], 'debited ' .. content(args))
+  return { 'debited' }
+end
+
+-- Undoes a saga's debit, or lays a tombstone so that it can never happen.
+--   KEYS  1 user  2 totals  3 watermark  4 buckets  5 bucket
+--   ARGV  1 saga  2 started_ms  3 user id  4 amount  5 reason
+-- Returns { 'refunded', reason } | { 'voided', reason } | { 'declined', reason } | { 'conflict', recorded } | { 'too_old', watermark }
+local function refund(keys, args)
+  local recorded = redis.call('HGET', keys[5], args[1])
+  if recorded then
+    local answer = repeated(recorded, args)
+    if answer[1] ~= 'debited' then
+      return answer
+    end
+    raise(keys[2], 'refunded', args[4])
+    -- The user may have been replaced by a batch_init meanwhile, or have been given much credit. Money that was taken goes
+    -- back in any case; a credit beyond the largest amount is no loss, a refund left out would be one.
+    redis.call('INCRBY', keys[1], args[4])
+    record(keys[5], keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5])
+    return { 'refunded', args[5] }
+  end
+  local forgotten = is_forgotten(keys[3], args[2])
+  if forgotten then
+    return { 'too_old', forgotten }
+  end
+  record(keys[5], keys[4], args[1], 'voided ' .. content(args) .. ' ' .. args[5])
+  return { 'voided', args[5] }
+end
+
+redis.register_function('payment_create_user', create_user)
+redis.register_function('payment_add_funds', add_funds)
+redis.register_function('payment_pay', pay)
+redis.register_function('payment_batch_init', batch_init)
+redis.register_function('payment_debit', debit)
+redis.register_function('payment_refund', refund)
+redis.register_function('payment_trim', trim)
