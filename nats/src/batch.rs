@@ -12,7 +12,7 @@ use common::event::Event;
 use common::limits::SUSPICIOUS_DELIVERIES;
 use metrics::{Counter, Histogram};
 
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded};
 use crate::consume::{React, Verdict};
 use crate::dead_letter::dead_letter;
 use crate::message::{Outgoing, decode};
@@ -24,6 +24,9 @@ use crate::topology::Durable;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Longest delay between redeliveries.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// A message that is delivered suspiciously often is mentioned again after so many more deliveries.
+const SAID_AGAIN_EVERY: i64 = 100;
 
 /// What all batches of one consumer share.
 pub(crate) struct Shared<R> {
@@ -141,13 +144,15 @@ impl<R: React> Shared<R> {
         for message in messages {
             if let Some(delivery) = delivery(message).filter(|delivery| delivery.delivered > SUSPICIOUS_DELIVERIES) {
                 self.metrics.suspicious.increment(1);
-                tracing::warn!(
-                    durable = self.durable.name(),
-                    subject = message.subject.as_str(),
-                    sequence = delivery.sequence,
-                    delivered = delivery.delivered,
-                    "delivered suspiciously often"
-                );
+                if delivery.delivered == SUSPICIOUS_DELIVERIES + 1 || delivery.delivered % SAID_AGAIN_EVERY == 0 {
+                    tracing::warn!(
+                        durable = self.durable.name(),
+                        subject = message.subject.as_str(),
+                        sequence = delivery.sequence,
+                        delivered = delivery.delivered,
+                        "delivered suspiciously often"
+                    );
+                }
             }
             match decode(message) {
                 Ok(event) => {
@@ -236,7 +241,9 @@ impl<R: React> Shared<R> {
                 Some(Fate::Retry) | None => (&self.metrics.retry, AckKind::Nak(Some(retry_delay(message))).into()),
             };
             counter.increment(1);
-            answer_message(&self.broker, message, answer).await;
+            if !answer_message(&self.broker, message, answer).await {
+                return;
+            }
         }
     }
 }
@@ -253,15 +260,23 @@ pub(crate) async fn keep_alive(broker: &Broker, messages: impl Iterator<Item = &
         return;
     }
     for message in messages {
-        answer_message(broker, message, AckKind::Progress.into()).await;
+        if !answer_message(broker, message, AckKind::Progress.into()).await {
+            return;
+        }
     }
 }
 
 /// Sends an acknowledgement of some kind: into the connection's queue, without waiting for the server. One that is lost
-/// means another delivery.
-pub(crate) async fn answer_message(broker: &Broker, message: &Message, answer: Bytes) {
-    let Some(reply) = message.reply.clone() else { return };
-    if let Err(error) = broker.inner.client.publish(reply, answer).await {
-        tracing::debug!(%error, "not acknowledged");
+/// means another delivery. Says whether a further one has a chance: while NATS is away the queue can be full, and must not
+/// hold up a shutdown.
+pub(crate) async fn answer_message(broker: &Broker, message: &Message, answer: Bytes) -> bool {
+    let Some(reply) = message.reply.clone() else { return true };
+    match bounded(ANSWER_PATIENCE, broker.inner.client.publish(reply, answer)).await {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::debug!(%error, "not acknowledged");
+            false
+        }
+        None => false,
     }
 }

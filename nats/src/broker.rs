@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::header::HeaderValue;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr, Subscriber};
@@ -15,7 +14,8 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::outage::pause;
+use crate::message::Template;
+use crate::outage::{Outage, pause};
 use crate::publish::Counters;
 use crate::topology::Limits;
 
@@ -96,7 +96,8 @@ pub(crate) struct Link {
 pub(crate) struct Inner {
     pub client: Client,
     pub jetstream: Context,
-    pub source: HeaderValue,
+    /// The headers of its events.
+    pub template: Template,
     pub link: watch::Receiver<Link>,
     /// Cancelled by [`Broker::close`]: nobody retries any more.
     pub closing: CancellationToken,
@@ -104,6 +105,8 @@ pub(crate) struct Inner {
     pub checking: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     pub limits: Mutex<Limits>,
     pub counters: Counters,
+    /// Trouble with publishing, met by all requests in hand at once and told once.
+    pub publishing: Outage,
 }
 
 /// The connection to NATS. Cheap to clone; all clones share it.
@@ -114,7 +117,7 @@ pub struct Broker {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broker").field("source", &self.inner.source.as_str()).finish_non_exhaustive()
+        f.debug_struct("Broker").field("connected", &self.is_connected()).finish_non_exhaustive()
     }
 }
 
@@ -183,12 +186,13 @@ impl Broker {
             inner: Arc::new(Inner {
                 client,
                 jetstream,
-                source: HeaderValue::from(format!("/checkout/{name}").replace(['\r', '\n'], " ")),
+                template: Template::new(&format!("/checkout/{name}")),
                 link,
                 closing: CancellationToken::new(),
                 checking: tokio::sync::Mutex::new(None),
                 limits: Mutex::new(Limits::default()),
                 counters: Counters::new(),
+                publishing: Outage::new("publishing to NATS"),
             }),
         };
         if tokio::time::timeout(patience, broker.connected()).await.is_err() {
@@ -205,8 +209,8 @@ impl Broker {
 
     /// Waits until the connection is up.
     pub(crate) async fn connected(&self) {
-        let mut link = self.inner.link.clone();
         while !self.is_connected() {
+            let mut link = self.inner.link.clone();
             // The client drops events when too many happen at once, so its word is not waited for alone.
             let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
         }
@@ -285,7 +289,7 @@ impl Broker {
 }
 
 /// The future's result, if it comes in time.
-async fn bounded<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn bounded<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, future).await.ok()
 }
 

@@ -2,7 +2,7 @@
 
 use async_nats::header::{HeaderMap, HeaderName};
 
-use crate::message::{Outgoing, headers_wire_len, rfc3339_now};
+use crate::message::{Outgoing, header_text, headers_wire_len, rfc3339_now};
 use crate::pull::{Delivery, delivery};
 use crate::topology::Durable;
 
@@ -32,7 +32,7 @@ pub(crate) fn dead_letter(
 ) -> Outgoing {
     let mut headers = copied_headers(message);
     let Delivery { stream, delivered, sequence } = delivery(message).unwrap_or_default();
-    headers.insert(REASON.clone(), header_text(reason));
+    headers.insert(REASON.clone(), header_text(&reason.chars().take(MAX_REASON_CHARS).collect::<String>()));
     headers.insert(SUBJECT.clone(), header_text(&message.subject));
     headers.insert(STREAM.clone(), header_text(stream));
     headers.insert(SEQUENCE.clone(), sequence.to_string());
@@ -71,11 +71,6 @@ fn copied_headers(message: &async_nats::Message) -> HeaderMap {
         }
     }
     copy
-}
-
-/// The text on one line: a header's value must hold no line break, and control characters help nobody.
-fn header_text(text: &str) -> String {
-    text.chars().take(MAX_REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -39,32 +39,45 @@ pub(crate) fn headers_wire_len(headers: &HeaderMap) -> usize {
     12 + headers.iter().map(line).sum::<usize>()
 }
 
-/// What all messages of one publication share, made once for all of them.
-pub(crate) struct Stamp {
-    source: HeaderValue,
-    time: HeaderValue,
+/// Headers with everything filled in that never changes, and a place for everything that does. A copy of it costs half of
+/// what a map costs that grows header by header, which shows at 40,000 messages per second.
+pub(crate) struct Template {
+    saga: HeaderMap,
+    /// For events that are about no saga and belong to no trace.
+    other: HeaderMap,
 }
 
-impl Stamp {
-    pub(crate) fn now(source: &HeaderValue) -> Self {
-        Self { source: source.clone(), time: HeaderValue::from(rfc3339_now()) }
+impl Template {
+    /// For events of this `ce-source`.
+    pub(crate) fn new(source: &str) -> Self {
+        let mut other = HeaderMap::new();
+        other.insert(CE_SPECVERSION.clone(), "1.0");
+        other.insert(CE_SOURCE.clone(), header_text(source));
+        other.insert(CONTENT_TYPE.clone(), "application/json");
+        for place in [&CE_ID, &CE_TYPE, &CE_TIME] {
+            other.insert(place.clone(), HeaderValue::new());
+        }
+        let mut saga = other.clone();
+        for place in [&CE_SUBJECT, &TRACEPARENT] {
+            saga.insert(place.clone(), HeaderValue::new());
+        }
+        Self { saga, other }
     }
 
-    /// The event as a message.
-    pub(crate) fn message(&self, event: &Event) -> Result<Outgoing, serde_json::Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CE_SPECVERSION.clone(), "1.0");
+    /// The event as a message that is sent at `time`.
+    pub(crate) fn message(&self, event: &Event, time: &HeaderValue) -> Result<Outgoing, serde_json::Error> {
+        let mut headers = match (event.about(), event.traceparent()) {
+            (Some(about), Some(traceparent)) => {
+                let mut headers = self.saga.clone();
+                headers.insert(CE_SUBJECT.clone(), about);
+                headers.insert(TRACEPARENT.clone(), traceparent.as_str());
+                headers
+            }
+            _ => self.other.clone(),
+        };
         headers.insert(CE_ID.clone(), event.id());
         headers.insert(CE_TYPE.clone(), event.subject());
-        headers.insert(CE_SOURCE.clone(), self.source.clone());
-        headers.insert(CE_TIME.clone(), self.time.clone());
-        headers.insert(CONTENT_TYPE.clone(), "application/json");
-        if let Some(about) = event.about() {
-            headers.insert(CE_SUBJECT.clone(), about);
-        }
-        if let Some(traceparent) = event.traceparent() {
-            headers.insert(TRACEPARENT.clone(), traceparent.as_str());
-        }
+        headers.insert(CE_TIME.clone(), time.clone());
         Ok(Outgoing { subject: event.subject(), headers, payload: event.encode()?.into() })
     }
 }
@@ -75,7 +88,38 @@ pub(crate) fn decode(message: &async_nats::Message) -> Result<Event, Poison> {
     Event::decode(&message.subject, &message.payload, traceparent.map(HeaderValue::as_str))
 }
 
+/// The text on one line: a header's value must hold no line break, and control characters help nobody.
+pub(crate) fn header_text(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// The time as CloudEvents wants it.
 pub(crate) fn rfc3339_now() -> String {
     OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::event::Watermark;
+
+    #[test]
+    fn a_watermark_has_no_subject_and_no_trace() {
+        let event = Event::Watermark(Watermark { closed_before_ms: 17 });
+        let message = Template::new("/checkout/order-1").message(&event, &"now".into());
+        let headers = message.map(|message| message.headers).unwrap_or_default();
+        let mut names: Vec<_> = headers.iter().map(|(name, values)| format!("{name}={}", values[0])).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "ce-id=watermark/17",
+                "ce-source=/checkout/order-1",
+                "ce-specversion=1.0",
+                "ce-time=now",
+                "ce-type=checkout.watermark",
+                "content-type=application/json"
+            ]
+        );
+    }
 }

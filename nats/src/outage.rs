@@ -1,5 +1,8 @@
-//! Trouble that lasts: one log line when it begins, one when it ends, and growing pauses between.
+//! Trouble that lasts: one log line when it begins, one when it ends, however many tasks meet it and however often.
 
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// First pause after a failure.
@@ -7,35 +10,35 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause: what everybody waits at most after the trouble is over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The state of one kind of trouble.
+/// One kind of trouble, shared by all who may meet it.
 pub(crate) struct Outage {
     what: &'static str,
-    since: Option<Instant>,
-    failures: u32,
+    /// Whether it lasts. Read on every success, so that must cost nothing.
+    lasts: AtomicBool,
+    since: Mutex<Option<Instant>>,
 }
 
 impl Outage {
     pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, since: None, failures: 0 }
+        Self { what, lasts: AtomicBool::new(false), since: Mutex::new(None) }
     }
 
-    /// Something failed: says so the first time, and how long to pause before the next try.
-    pub(crate) fn failed(&mut self, why: &dyn std::fmt::Display) -> Duration {
-        if self.since.is_none() {
-            self.since = Some(Instant::now());
-            tracing::warn!("{}: {why}; trying on", self.what);
-        } else {
+    /// Something failed.
+    pub(crate) fn failed(&self, why: &dyn Display) {
+        if self.lasts.swap(true, Ordering::Relaxed) {
             tracing::debug!("{}: {why}", self.what);
+        } else {
+            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            tracing::warn!("{}: {why}; trying on", self.what);
         }
-        self.failures = self.failures.saturating_add(1);
-        pause(self.failures)
     }
 
     /// It works (again).
-    pub(crate) fn over(&mut self) {
-        self.failures = 0;
-        if let Some(since) = self.since.take() {
-            tracing::info!(seconds = since.elapsed().as_secs_f32(), "{}: over", self.what);
+    pub(crate) fn over(&self) {
+        if self.lasts.load(Ordering::Relaxed) && self.lasts.swap(false, Ordering::Relaxed) {
+            let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let seconds = since.map_or(0.0, |since| since.elapsed().as_secs_f32());
+            tracing::info!(seconds, "{}: works again", self.what);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::header::HeaderValue;
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use common::event::Event;
@@ -9,9 +10,9 @@ use metrics::Counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError};
-use crate::message::{Outgoing, Stamp};
-use crate::outage::Outage;
+use crate::broker::{Broker, BrokerError};
+use crate::message::{Outgoing, Template, rfc3339_now};
+use crate::outage::pause;
 use crate::topology::CHANNELS;
 
 /// Counters of what is published, bound once because every event passes them.
@@ -53,9 +54,9 @@ impl Letter<'_> {
         }
     }
 
-    fn message(&self, stamp: &Stamp) -> Result<Outgoing, serde_json::Error> {
+    fn message(&self, template: &Template, time: &HeaderValue) -> Result<Outgoing, serde_json::Error> {
         match self {
-            Self::Event(event) => stamp.message(event),
+            Self::Event(event) => template.message(event, time),
             Self::Dead(dead) => Ok((*dead).clone()),
         }
     }
@@ -118,7 +119,7 @@ impl Broker {
     /// Stores all letters.
     pub(crate) async fn store(&self, letters: &[Letter<'_>], patience: &Patience) -> Result<(), BrokerError> {
         let mut left: Vec<usize> = (0..letters.len()).collect();
-        let mut outage = Outage::new("publishing to NATS");
+        let mut failures = 0;
         let ends = patience.ends();
         tokio::pin!(ends);
         loop {
@@ -129,7 +130,7 @@ impl Broker {
             };
             match round {
                 None => {
-                    outage.over();
+                    self.inner.publishing.over();
                     return Ok(());
                 }
                 Some(Round::Unfit { index, why }) => {
@@ -137,12 +138,13 @@ impl Broker {
                 }
                 Some(Round::Left { missing_stream, why }) => {
                     self.inner.counters.retries.increment(left.len() as u64);
-                    let pause = outage.failed(&why);
+                    self.inner.publishing.failed(&why);
+                    failures += 1;
                     let recover = async {
                         if missing_stream && let Err(error) = self.recreate_topology().await {
                             tracing::debug!(%error, "topology");
                         }
-                        tokio::time::sleep(pause).await;
+                        tokio::time::sleep(pause(failures)).await;
                     };
                     tokio::select! {
                         () = recover => {}
@@ -158,34 +160,40 @@ impl Broker {
         // Sent while away, messages would only queue up in the client, and again with each retry.
         self.connected().await;
         let lost = self.times_lost();
-        let stamp = Stamp::now(&self.inner.source);
+        let time = HeaderValue::from(rfc3339_now());
         let mut sent = Vec::with_capacity(left.len());
         let mut confirmed = Vec::with_capacity(left.len());
         let mut trouble = Trouble::default();
         let round = async {
             for &index in left.iter() {
-                match self.send(&letters[index], &stamp).await {
+                match self.send(&letters[index], &time).await {
                     Ok(ack) => sent.push((index, ack)),
                     Err(Fault::Unfit(why)) => return Some(Round::Unfit { index, why }),
                     Err(Fault::NotSent(why)) => trouble.add(false, why),
                 }
             }
-            // Confirmations come in order, so waiting for one after the other waits for the last.
+            // Confirmations come in order, so waiting for one after the other waits for the last; and when one does not
+            // come in time, the later ones are not waited for.
             for (index, ack) in sent.drain(..) {
                 match ack.await {
                     Ok(_) => {
                         self.inner.counters.published(letters[index].subject());
                         confirmed.push(index);
                     }
-                    Err(error) => trouble.add(error.kind() == PublishErrorKind::StreamNotFound, describe(&error)),
+                    Err(error) => {
+                        trouble.add(error.kind() == PublishErrorKind::StreamNotFound, describe(&error));
+                        if error.kind() == PublishErrorKind::TimedOut {
+                            break;
+                        }
+                    }
                 }
             }
             None
         };
         let unfit = tokio::select! {
             biased;
-            unfit = tokio::time::timeout(ANSWER_PATIENCE, round) => unfit,
-            () = self.disconnected(lost) => Ok(None),
+            unfit = round => unfit,
+            () = self.disconnected(lost) => None,
         };
         if confirmed.len() == left.len() {
             return None;
@@ -193,15 +201,11 @@ impl Broker {
         // Both lists ascend, so one pass over both is enough.
         let mut done = confirmed.into_iter().peekable();
         left.retain(|index| done.next_if_eq(index).is_none());
-        match unfit {
-            Ok(Some(unfit)) => Some(unfit),
-            Ok(None) => Some(trouble.into_round("the connection was lost")),
-            Err(_elapsed) => Some(trouble.into_round("not confirmed in time")),
-        }
+        Some(unfit.unwrap_or_else(|| trouble.into_round("the connection was lost")))
     }
 
-    async fn send(&self, letter: &Letter<'_>, stamp: &Stamp) -> Result<PublishAckFuture, Fault> {
-        let message = letter.message(stamp).map_err(|error| Fault::Unfit(error.to_string()))?;
+    async fn send(&self, letter: &Letter<'_>, time: &HeaderValue) -> Result<PublishAckFuture, Fault> {
+        let message = letter.message(&self.inner.template, time).map_err(|error| Fault::Unfit(error.to_string()))?;
         let publish = PublishMessage::build().payload(message.payload).headers(message.headers);
         self.inner.jetstream.send_publish(message.subject, publish).await.map_err(|error| match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => Fault::Unfit(describe(&error)),

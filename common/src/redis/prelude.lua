@@ -84,9 +84,9 @@ local function record(bucket, buckets, saga, outcome)
 end
 
 -- Raises the watermark and forgets whole buckets of outcome records that lie behind it.
---   KEYS[1]  watermark   KEYS[2]  index of buckets
---   ARGV[1]  every saga started before this time is closed (ms)   ARGV[2]  width of a bucket (ms)   ARGV[3]  most buckets to remove
--- Returns { 'ok', records forgotten, buckets still to remove }.
+--   KEYS  1 watermark  2 buckets, the index of all
+--   ARGV  1 every saga started before this time is closed (ms)  2 width of a bucket (ms)  3 most buckets to remove
+-- Returns { 'ok', records forgotten, buckets still to remove }
 local function trim(keys, args)
   local closed_before = tonumber(args[1])
   local known = tonumber(redis.call('GET', keys[1]) or '0')
