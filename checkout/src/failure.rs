@@ -15,18 +15,12 @@ pub struct Failure {
 impl Failure {
     /// The person asked for something that cannot be: exit code 64.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            exit_code: EXIT_USAGE,
-        }
+        Self { message: message.into(), exit_code: EXIT_USAGE }
     }
 
     /// What was asked for was sound, and did not work: exit code 1.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            exit_code: 1,
-        }
+        Self { message: message.into(), exit_code: 1 }
     }
 
     /// The exit code of the process.

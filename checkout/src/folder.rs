@@ -44,14 +44,14 @@ impl Folder {
         let folder = Self::at(root)?;
         for part in ["run", "log"] {
             let path = folder.root.join(part);
-            std::fs::create_dir_all(&path).map_err(|error| {
-                Failure::failed(format!("cannot make the folder {}: {error}", path.display()))
-            })?;
+            std::fs::create_dir_all(&path)
+                .map_err(|error| Failure::failed(format!("cannot make the folder {}: {error}", path.display())))?;
         }
         // The servers get this path too, and run with a working directory of their own.
-        let root = folder.root.canonicalize().map_err(|error| {
-            Failure::failed(format!("{}: {error}", folder.root.display()))
-        })?;
+        let root = folder
+            .root
+            .canonicalize()
+            .map_err(|error| Failure::failed(format!("{}: {error}", folder.root.display())))?;
         Ok(Self { root })
     }
 
@@ -60,12 +60,10 @@ impl Folder {
     /// # Errors
     /// When no folder is given and the user has no home.
     pub fn at(root: Option<PathBuf>) -> Result<Self, Failure> {
-        let root = root.or_else(default_root).ok_or_else(|| {
-            Failure::usage("neither XDG_DATA_HOME nor HOME is set: say where with --data DIR")
-        })?;
-        Ok(Self {
-            root: root.canonicalize().unwrap_or(root),
-        })
+        let root = root
+            .or_else(default_root)
+            .ok_or_else(|| Failure::usage("neither XDG_DATA_HOME nor HOME is set: say where with --data DIR"))?;
+        Ok(Self { root: root.canonicalize().unwrap_or(root) })
     }
 
     /// The folder itself.
@@ -114,14 +112,10 @@ impl Folder {
             Err(TryLockError::WouldBlock) => Err(Failure::failed(format!(
                 "a platform already runs in {}{}: stop it with `checkout down --data {}`, or choose another folder with --data",
                 self.root.display(),
-                self.birth(UP)
-                    .map(|birth| format!(" (pid {})", birth.pid))
-                    .unwrap_or_default(),
+                self.birth(UP).map(|birth| format!(" (pid {})", birth.pid)).unwrap_or_default(),
                 self.root.display(),
             ))),
-            Err(TryLockError::Error(error)) => {
-                Err(Failure::failed(format!("cannot lock {}: {error}", path.display())))
-            }
+            Err(TryLockError::Error(error)) => Err(Failure::failed(format!("cannot lock {}: {error}", path.display()))),
         }
     }
 
@@ -186,10 +180,7 @@ impl Folder {
         }
         let text = String::from_utf8_lossy(&bytes);
         let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        all[all.len().saturating_sub(lines)..]
-            .iter()
-            .map(|line| (*line).to_owned())
-            .collect()
+        all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect()
     }
 
     /// Writes the addresses.
@@ -211,25 +202,16 @@ impl Folder {
     pub fn platform(&self) -> Result<Platform, Failure> {
         let path = self.platform_file();
         let text = std::fs::read_to_string(&path).map_err(|_| {
-            let hint = if self.is_running() {
-                "one is starting or stopping"
-            } else {
-                "start one with `checkout up`"
-            };
+            let hint = if self.is_running() { "one is starting or stopping" } else { "start one with `checkout up`" };
             Failure::failed(format!("no platform is ready in {}: {hint}", self.root.display()))
         })?;
-        serde_json::from_str(&text)
-            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+        serde_json::from_str(&text).map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
     }
 }
 
 /// The user's data folder, by the XDG rules.
 fn default_root() -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("checkout"))

@@ -19,13 +19,10 @@ pub type Sender = http1::SendRequest<Empty<Bytes>>;
 /// # Errors
 /// What the operating system or the HTTP handshake says.
 pub async fn connect(address: SocketAddr) -> Result<Sender, String> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| format!("cannot connect to {address}: {error}"))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect to {address}: {error}"))?;
     let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| format!("{address}: {error}"))?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| format!("{address}: {error}"))?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -36,12 +33,7 @@ pub async fn connect(address: SocketAddr) -> Result<Sender, String> {
 ///
 /// # Errors
 /// One line that says what went wrong, the address included.
-pub async fn call(
-    method: Method,
-    address: SocketAddr,
-    path: &str,
-    deadline: Duration,
-) -> Result<(u16, Bytes), String> {
+pub async fn call(method: Method, address: SocketAddr, path: &str, deadline: Duration) -> Result<(u16, Bytes), String> {
     let exchange = async {
         let mut sender = connect(address).await?;
         let request = Request::builder()
@@ -50,16 +42,9 @@ pub async fn call(
             .header(http::header::HOST, address.to_string())
             .body(Empty::new())
             .map_err(|error| error.to_string())?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| format!("{address}: {error}"))?;
+        let response = sender.send_request(request).await.map_err(|error| format!("{address}: {error}"))?;
         let status = response.status().as_u16();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| format!("{address}: {error}"))?;
+        let body = response.into_body().collect().await.map_err(|error| format!("{address}: {error}"))?;
         Ok((status, body.to_bytes()))
     };
     match tokio::time::timeout(deadline, exchange).await {

@@ -83,19 +83,13 @@ impl Birth {
     /// The identity of a process that lives now.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        Some(Self {
-            pid,
-            start_ticks: Stat::read(pid)?.start_ticks,
-            boot: boot_id(),
-        })
+        Some(Self { pid, start_ticks: Stat::read(pid)?.start_ticks, boot: boot_id() })
     }
 
     /// Whether the process that `now` describes (what has this pid at present) is the one that was born here, and lives.
     #[must_use]
     pub fn is(&self, now: Option<Stat>, boot: &str) -> bool {
-        now.is_some_and(|stat| {
-            stat.is_alive() && stat.start_ticks == self.start_ticks && self.boot == boot
-        })
+        now.is_some_and(|stat| stat.is_alive() && stat.start_ticks == self.start_ticks && self.boot == boot)
     }
 
     /// Whether this very process still runs.
@@ -152,11 +146,8 @@ pub fn with_environment(name: &str, value: &Path) -> Vec<u32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
-            std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
-                environ
-                    .split(|byte| *byte == 0)
-                    .any(|entry| entry == wanted.as_bytes())
-            })
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
         })
         .collect()
 }
@@ -173,11 +164,8 @@ pub fn listens(pid: u32, port: u16) -> bool {
         return false;
     };
     files.flatten().any(|file| {
-        std::fs::read_link(file.path()).is_ok_and(|target| {
-            inodes
-                .iter()
-                .any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str())
-        })
+        std::fs::read_link(file.path())
+            .is_ok_and(|target| inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str()))
     })
 }
 
@@ -206,10 +194,7 @@ mod tests {
     #[test]
     fn a_command_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let stat = Stat::parse(LINE).unwrap();
-        assert_eq!(
-            (stat.state, stat.cpu_ticks, stat.start_ticks, stat.rss_pages),
-            ('S', 300, 987_654, 321)
-        );
+        assert_eq!((stat.state, stat.cpu_ticks, stat.start_ticks, stat.rss_pages), ('S', 300, 987_654, 321));
     }
 
     #[test]
@@ -239,16 +224,9 @@ mod tests {
     #[test]
     fn a_recycled_pid_another_boot_and_a_zombie_are_not_ours() {
         let stat = Stat::parse(LINE).unwrap();
-        let birth = Birth {
-            pid: 1234,
-            start_ticks: stat.start_ticks,
-            boot: "this".to_owned(),
-        };
+        let birth = Birth { pid: 1234, start_ticks: stat.start_ticks, boot: "this".to_owned() };
         assert!(birth.is(Some(stat), "this"));
-        let recycled = Stat {
-            start_ticks: stat.start_ticks + 1,
-            ..stat
-        };
+        let recycled = Stat { start_ticks: stat.start_ticks + 1, ..stat };
         assert!(!birth.is(Some(recycled), "this"));
         assert!(!birth.is(Some(stat), "another"));
         assert!(!birth.is(Some(Stat { state: 'Z', ..stat }), "this"));

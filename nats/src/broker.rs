@@ -60,9 +60,9 @@ pub enum BrokerError {
         /// What the last try said.
         why: String,
     },
-    /// A stream or durable is not as it must be and cannot be changed in place, or the server refused it.
+    /// A stream or durable is not as it must be and cannot be changed in place.
     #[error("{0}")]
-    Topology(String),
+    Drift(String),
     /// Not all messages were confirmed before the deadline or the shutdown. Some of them may be stored.
     #[error("gave up: {missing} message(s) are not confirmed as stored")]
     GaveUp {
@@ -79,7 +79,7 @@ pub enum BrokerError {
         /// Why.
         why: String,
     },
-    /// A request was not answered, or with trouble.
+    /// A request was not answered, or refused, or answered with trouble.
     #[error("{0}")]
     Request(String),
 }
@@ -209,10 +209,19 @@ impl Broker {
 
     /// Waits until the connection is up.
     pub(crate) async fn connected(&self) {
+        if self.is_connected() {
+            return;
+        }
+        let mut link = self.inner.link.clone();
+        link.mark_unchanged();
         while !self.is_connected() {
-            let mut link = self.inner.link.clone();
+            let changed = async {
+                if link.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
             // The client drops events when too many happen at once, so its word is not waited for alone.
-            let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
+            let _ = bounded(Duration::from_millis(100), changed).await;
         }
     }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Metrics, Shared, answer_message, keep_alive};
 use crate::broker::{Broker, BrokerError};
-use crate::outage::Outage;
+use crate::outage::{Outage, pause};
 use crate::publish::Patience;
 use crate::pull::{EXPIRES, Puller, Sign};
 use crate::topology::{Durable, Limits};
@@ -96,30 +96,37 @@ pub async fn consume<R: React>(
         shutdown,
         give_up,
     };
-    let mut outage = Outage::new(match durable {
+    let outage = Outage::new(match durable {
         Durable::Order => "consumer order",
         Durable::Payment => "consumer payment",
         Durable::Stock => "consumer stock",
     });
-    let mut puller = None;
-    while !intake.shutdown.is_cancelled() {
+    let mut failures = 0;
+    let puller = loop {
         let trouble = match intake.bind().await {
-            Ok(bound) => {
+            None => break None,
+            Some(Ok(mut puller)) => {
                 ready.set(true);
-                let bound = puller.insert(bound);
-                let end = intake.pull(bound, &mut outage).await;
+                let works = || {
+                    failures = 0;
+                    outage.over();
+                };
+                let end = intake.pull(&mut puller, works).await;
                 ready.set(false);
                 match end {
-                    End::Shutdown => break,
-                    End::Lost(why) => why,
+                    End::Shutdown => break Some(puller),
+                    End::Lost(why) => {
+                        intake.hold_ready(&mut puller);
+                        why
+                    }
                 }
             }
-            Err(error) => error.to_string(),
+            Some(Err(error)) => error.to_string(),
         };
-        puller = None;
-        let pause = outage.failed(&trouble);
-        let _ = tokio::time::timeout(pause, intake.shutdown.cancelled()).await;
-    }
+        failures += 1;
+        outage.failed(&trouble);
+        let _ = tokio::time::timeout(pause(failures), intake.shutdown.cancelled()).await;
+    };
     intake.drain(puller).await;
 }
 
@@ -150,8 +157,8 @@ struct Intake<R> {
 }
 
 impl<R: React> Intake<R> {
-    /// Subscribes to the durable, and makes it if it is missing.
-    async fn bind(&self) -> Result<Puller, BrokerError> {
+    /// Subscribes to the durable, and makes it if it is missing. Nothing at a shutdown.
+    async fn bind(&self) -> Option<Result<Puller, BrokerError>> {
         let bind = async {
             self.broker.connected().await;
             match Puller::bind(&self.broker, self.durable).await {
@@ -164,13 +171,14 @@ impl<R: React> Intake<R> {
             }
         };
         tokio::select! {
-            bound = bind => bound,
-            () = self.shutdown.cancelled() => Err(BrokerError::Request("shutting down".to_owned())),
+            biased;
+            () = self.shutdown.cancelled() => None,
+            bound = bind => Some(bound),
         }
     }
 
-    /// Takes what comes and starts batches, until shutdown or trouble.
-    async fn pull(&mut self, puller: &mut Puller, outage: &mut Outage) -> End {
+    /// Takes what comes and starts batches, until shutdown or trouble. Calls `works` whenever the server says something.
+    async fn pull(&mut self, puller: &mut Puller, mut works: impl FnMut()) -> End {
         let lost = self.broker.times_lost();
         let broker = self.broker.clone();
         let disconnected = broker.disconnected(lost);
@@ -207,8 +215,18 @@ impl<R: React> Intake<R> {
                     Sign::Note => {}
                     Sign::Lost(why) => return End::Lost(why),
                 }
-                outage.over();
+                works();
                 next = puller.next_ready();
+            }
+        }
+    }
+
+    /// Takes what has come already on a subscription that is given up: these messages are as good as any, and would
+    /// otherwise come again only when their time is over.
+    fn hold_ready(&mut self, puller: &mut Puller) {
+        while let Some(sign) = puller.next_ready() {
+            if let Sign::Message(message) = sign {
+                self.hold(message);
             }
         }
     }
@@ -253,7 +271,9 @@ impl<R: React> Intake<R> {
             // Handed back only now: before the last request was over, the server might have sent it here again.
             let answer = bytes::Bytes::from(AckKind::Nak(None));
             for held in &self.held {
-                answer_message(&self.broker, &held.message, answer.clone()).await;
+                if !answer_message(&self.broker, &held.message, answer.clone()).await {
+                    break;
+                }
             }
         }
         let handed_back = self.held.len();

@@ -11,13 +11,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError};
-use crate::publish::CHECK_FRESH;
+use crate::outage::pause;
 use crate::topology::{
     CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DUPLICATE_WINDOW, Durable, Limits, STREAMS,
 };
 
-/// How often a creation is tried when another instance does the same at the same moment.
-const ATTEMPTS: u32 = 5;
+/// How long the first check of a process waits for a server that answers but is not ready. Later checks are repeated by
+/// those who need them.
+const ENSURE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a check stays fresh: those who miss the stream at the same moment check it once.
+const CHECK_FRESH: Duration = Duration::from_millis(200);
 
 /// A setting that is not as it should be.
 struct Drift {
@@ -41,7 +45,11 @@ fn report(what: &str, drift: &[Drift]) {
 }
 
 fn refused(what: &str, why: &dyn std::fmt::Display) -> BrokerError {
-    BrokerError::Topology(format!("{what}: {why}"))
+    BrokerError::Request(format!("{what}: {why}"))
+}
+
+fn drifted(what: &str, why: &str) -> BrokerError {
+    BrokerError::Drift(format!("{what}: {why}"))
 }
 
 impl Broker {
@@ -55,7 +63,17 @@ impl Broker {
     pub async fn ensure_topology(&self, limits: &Limits) -> Result<(), BrokerError> {
         *self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits.clone();
         let mut checked = self.inner.checking.lock().await;
-        self.check(limits).await?;
+        let deadline = Instant::now() + ENSURE_PATIENCE;
+        let mut failures = 0;
+        while let Err(error) = self.check(limits).await {
+            // A drift stays; everything else may be a server (or a cluster's leader) that is not yet ready.
+            if matches!(error, BrokerError::Drift(_)) || Instant::now() > deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, "topology");
+            failures += 1;
+            tokio::time::sleep(pause(failures)).await;
+        }
         *checked = Some(Instant::now());
         Ok(())
     }
@@ -89,24 +107,15 @@ impl Broker {
     async fn check_stream(&self, wanted: StreamConfig) -> Result<(), BrokerError> {
         let jetstream = &self.inner.jetstream;
         let what = format!("stream {}", wanted.name);
-        let mut attempt = 1;
-        let found = loop {
-            match jetstream.get_stream(&wanted.name).await {
-                Ok(found) => break found,
-                Err(error) if is_missing_stream(&error) => match jetstream.create_stream(wanted.clone()).await {
-                    Ok(_) => {
-                        tracing::info!("{what}: created");
-                        return Ok(());
-                    }
-                    // Somebody was faster, with other limits: look again.
-                    Err(error) if attempt < ATTEMPTS => tracing::debug!(%error, attempt, "{what}"),
-                    Err(error) => return Err(refused(&what, &error)),
-                },
-                Err(error) if attempt < ATTEMPTS => tracing::debug!(%error, attempt, "{what}"),
-                Err(error) => return Err(refused(&what, &error)),
+        let found = match jetstream.get_stream(&wanted.name).await {
+            Ok(found) => found,
+            Err(error) if is_missing_stream(&error) => {
+                // Somebody who is faster with the same settings does not matter, with others the next check sees them.
+                jetstream.create_stream(wanted).await.map_err(|error| refused(&what, &error))?;
+                tracing::info!("{what}: created");
+                return Ok(());
             }
-            tokio::time::sleep(crate::outage::pause(attempt)).await;
-            attempt += 1;
+            Err(error) => return Err(refused(&what, &error)),
         };
         let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted)?;
         if !drift.is_empty() {
@@ -132,7 +141,7 @@ impl Broker {
                 corrected
             }
             Err(error) if is_missing_consumer(&error) => {
-                tracing::info!("{what}: created");
+                tracing::info!("{what}: missing; creating it");
                 wanted
             }
             Err(error) => return Err(refused(&what, &error)),
@@ -143,7 +152,7 @@ impl Broker {
     }
 }
 
-pub(crate) fn is_missing_stream(error: &jetstream::context::GetStreamError) -> bool {
+fn is_missing_stream(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
@@ -190,7 +199,7 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
 fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(StreamConfig, Vec<Drift>), BrokerError> {
     let what = format!("stream {}", wanted.name);
     if found.storage != wanted.storage || found.retention != wanted.retention {
-        return Err(refused(
+        return Err(drifted(
             &what,
             &format!(
                 "storage and retention are {:?} and {:?} and should be {:?} and {:?}; this cannot be changed in place, and \
@@ -249,7 +258,7 @@ fn consumer_drift(
         || found.deliver_policy != wanted.deliver_policy
         || found.deliver_subject.is_some()
     {
-        return Err(refused(
+        return Err(drifted(
             &format!("durable {name}"),
             &format!(
                 "it delivers {:?} with acknowledgement {:?} to {:?} and should deliver {:?} with {:?} to whoever pulls; this \

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, BrokerError, request_error};
+use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
+use crate::message::header_text;
 use crate::topology::{PRICE_SERVICE, PRICES_SUBJECT};
 
 /// Requests that one instance answers at once. More wait in the subscription, and their askers have a time limit.
@@ -43,8 +44,7 @@ const MALFORMED: usize = 400;
 const TROUBLE: usize = 503;
 
 fn problem(code: usize, status: impl Into<String>) -> ServiceError {
-    // A header's value must hold no line break.
-    ServiceError { code, status: status.into().replace(char::is_control, " ") }
+    ServiceError { code, status: header_text(&status.into()) }
 }
 
 impl Broker {
@@ -93,7 +93,7 @@ impl Broker {
                 drop(place);
             });
         }
-        let _ = endpoint.stop().await;
+        let _ = bounded(ANSWER_PATIENCE, endpoint.stop()).await;
         let _ = service.stop().await;
         answering.close();
         answering.wait().await;
@@ -147,7 +147,8 @@ where
             Err(trouble) => Err(problem(TROUBLE, trouble)),
         },
     };
-    if let Err(error) = request.respond(response).await {
+    // While NATS is away the client's queue may be full; whoever asked has given up by then.
+    if let Some(Err(error)) = bounded(ANSWER_PATIENCE, request.respond(response)).await {
         tracing::debug!(%error, "price not answered");
     }
 }

@@ -1,7 +1,5 @@
 //! Publishing: sent together, confirmed together, and sent again until the stream has it.
 
-use std::time::Duration;
-
 use async_nats::header::HeaderValue;
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -244,6 +242,3 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         None => error.to_string(),
     }
 }
-
-/// How long a check of the topology stays fresh: publishers that miss the stream at the same moment check it once.
-pub(crate) const CHECK_FRESH: Duration = Duration::from_millis(200);

@@ -13,7 +13,7 @@ use common::limits::MAX_CONSUMER_BATCH;
 use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
-use crate::broker::{Broker, BrokerError, request_error};
+use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
 use crate::topology::{CHECKOUT, Durable};
 
 /// How long a request stays open at the server. At a shutdown no further one is sent and the end of the open ones is
@@ -69,7 +69,10 @@ impl Puller {
             return Ok(());
         }
         let request = pull::BatchConfig { batch: room, expires: Some(EXPIRES), ..pull::BatchConfig::default() };
-        self.consumer.request_batch(request, self.inbox.clone()).await.map_err(request_error("pull"))?;
+        bounded(ANSWER_PATIENCE, self.consumer.request_batch(request, self.inbox.clone()))
+            .await
+            .ok_or_else(|| BrokerError::Request("pull: the connection takes no more".to_owned()))?
+            .map_err(request_error("pull"))?;
         if self.outstanding == 0 {
             self.last_sign = Instant::now();
         }

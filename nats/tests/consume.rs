@@ -191,6 +191,48 @@ async fn shutdown_hands_back_what_was_not_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_come_and_go_under_traffic_and_nothing_is_left_lying() {
+    let server = Server::start();
+    // What one of them takes along comes again only after an hour: then this test fails.
+    let limits = Limits { ack_wait: HOUR, ..Limits::default() };
+    let publisher = server.ready_broker("order-1", &limits).await;
+    let admin = server.admin().await;
+    let publishing = tokio::spawn(async move {
+        for n in 0..10_000 {
+            publisher.publish(&started(n).into(), None).await.unwrap();
+        }
+    });
+    let seen = Seen::default();
+    let start = async |n: usize| {
+        let recorder = seen.clone();
+        let broker = server.broker(&format!("payment-{n}")).await;
+        let consumer = run(
+            &broker,
+            Durable::Payment,
+            &limits,
+            each(move |event| {
+                recorder.add(event);
+                Verdict::Publish(vec![])
+            }),
+        );
+        eventually("bound", || async { consumer.ready.is_ready() }).await;
+        consumer
+    };
+    let mut running = start(0).await;
+    let mut instance = 0;
+    while !publishing.is_finished() {
+        instance += 1;
+        let next = start(instance).await;
+        std::mem::replace(&mut running, next).stop().await;
+    }
+    publishing.await.unwrap();
+    assert!(instance > 1, "the traffic was over too soon");
+    settled(&admin, Durable::Payment).await;
+    running.stop().await;
+    assert_eq!((seen.all().len(), seen.distinct().len()), (10_000, 10_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reaction_that_panics_or_miscounts_acknowledges_nothing() {
     let server = Server::start();
     let limits = Limits { ack_wait: Duration::from_millis(300), ..Limits::default() };

@@ -127,7 +127,7 @@ async fn batch_init(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let batch = BatchInit::parse(&params)?;
-    let (database, deadline) = (app.effects.database(), app.settings.service.deadline());
-    run_batch(database, &operation, batch.orders, deadline, |chunk| batch.call(&operation, chunk)).await?;
+    let (database, patience) = (app.effects.database(), app.settings.service.request_limit);
+    run_batch(database, &operation, batch.orders, patience, |chunk| batch.call(&operation, chunk)).await?;
     Ok(json(&json!({ "msg": "Batch init for orders successful" })))
 }

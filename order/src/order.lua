@@ -68,17 +68,18 @@ local function batch_init(keys, args)
   end)
 end
 
--- Appends to a comma separated list, each value once.
-local function append(list, value)
+-- Appends to a list, each value once. Inboxes are separated by commas; operation keys by line ends, because a client's key may have any
+-- visible character in it.
+local function append(list, separator, value)
   if value == '' then
     return list
   end
-  for known in string.gmatch(list, '[^,]+') do
+  for known in string.gmatch(list, '[^' .. separator .. ']+') do
     if known == value then
       return list
     end
   end
-  return list == '' and value or list .. ',' .. value
+  return list == '' and value or list .. separator .. value
 end
 
 -- Binds a client's operation key to what became of its checkout so far.
@@ -119,7 +120,7 @@ local function begin(keys, args)
     local started, of, amount, entries, trace, round, inboxes, operations =
       unpack(redis.call('HMGET', undo, 'started_ms', 'user', 'amount', 'items', 'traceparent', 'round', 'inboxes', 'operations'))
     if started then
-      redis.call('HSET', undo, 'inboxes', append(inboxes, args[3]), 'operations', append(operations, operation))
+      redis.call('HSET', undo, 'inboxes', append(inboxes, ',', args[3]), 'operations', append(operations, '\n', operation))
       remember(keys, args, 'running', saga)
       return { 'joined', saga, started, of, amount, entries, trace, round }
     end
@@ -151,7 +152,7 @@ end
 
 -- Tells the operation keys that are bound to a saga how it ended.
 local function settle(operations, outcome, reason)
-  for operation in string.gmatch(operations, '[^,]+') do
+  for operation in string.gmatch(operations, '[^\n]+') do
     local recorded = redis.call('GET', operation)
     if recorded then
       local record = cjson.decode(recorded)

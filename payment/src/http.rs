@@ -108,6 +108,6 @@ async fn batch_init(
     }
     let database = app.effects.database();
     let chunk = |chunk: &_| effect::batch_init(&operation, chunk, credit);
-    run_batch(database, &operation, n.get(), app.settings.deadline(), chunk).await?;
+    run_batch(database, &operation, n.get(), app.settings.request_limit, chunk).await?;
     Ok(json(&json!({ "msg": "Batch init for users successful" })))
 }

@@ -11,6 +11,9 @@ use nats::Broker;
 use nats::topology::{Durable, Limits};
 use payment::{config, consumer, effect, http};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     if let Some(code) = handle_arguments(config::SERVICE, config::LISTEN, config::ABOUT, config::OWN) {

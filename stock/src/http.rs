@@ -107,6 +107,6 @@ async fn batch_init(
     }
     let database = app.effects.database();
     let chunk = |chunk: &_| effect::batch_init(&operation, chunk, stock, price);
-    run_batch(database, &operation, n.get(), app.settings.deadline(), chunk).await?;
+    run_batch(database, &operation, n.get(), app.settings.request_limit, chunk).await?;
     Ok(json(&json!({ "msg": "Batch init for stock successful" })))
 }

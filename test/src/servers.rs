@@ -56,7 +56,8 @@ impl Redis {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("redis-test-{}-{number}-{:x}", std::process::id(), random()));
         std::fs::create_dir_all(&dir).unwrap();
-        let mut own: Vec<(String, String)> = directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut own: Vec<(String, String)> =
+            directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         for _ in 0..20 {
             let port = free_port();
             let child = spawn(&dir, port, &own, &[]);

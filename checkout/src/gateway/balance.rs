@@ -1,9 +1,9 @@
 //! Which instance a request goes to, and what happens when it cannot be reached.
 //!
-//! The forwarding itself (headers, bodies, connection pool) is the library's `ReverseProxy`, one per instance. Its own `BalancedProxy` is not used:
-//! it goes round the instances whether they live or not, and its `RetryLayer` asks the round again, so under concurrency a retry may meet
-//! the same dead instance each time. The choice is therefore made here: the instance with the fewest requests in flight among those that are
-//! usable, and after a failed connection another one.
+//! The forwarding itself (headers, bodies, connection pool) is the library's `ReverseProxy`, one per instance. Its own
+//! `BalancedProxy` is not used: it goes round the instances whether they live or not, and its `RetryLayer` asks the round again, so
+//! under concurrency a retry may meet the same dead instance each time. The choice is therefore made here: the instance with the
+//! fewest requests in flight among those that are usable, and after a failed connection another one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,18 +79,11 @@ impl Balancer {
         if urls.len() > usize::from(SCALE_MAX) {
             return Err(Failure::usage(format!("--{service}: at most {SCALE_MAX} instances")));
         }
-        let instances = urls
-            .iter()
-            .map(|url| Instance::new(url, client).map(Arc::new))
-            .collect::<Option<_>>()
-            .ok_or_else(|| {
-                Failure::usage(format!("--{service} {}: write URLs like http://127.0.0.1:8001", urls.join(" ")))
-            })?;
-        Ok(Self {
-            service,
-            instances,
-            turn: AtomicUsize::new(0),
-        })
+        let instances =
+            urls.iter().map(|url| Instance::new(url, client).map(Arc::new)).collect::<Option<_>>().ok_or_else(
+                || Failure::usage(format!("--{service} {}: write URLs like http://127.0.0.1:8001", urls.join(" "))),
+            )?;
+        Ok(Self { service, instances, turn: AtomicUsize::new(0) })
     }
 
     /// Asks every instance for its readiness from now on, each in a task of its own so that a hanging one delays no other.
@@ -123,11 +116,19 @@ impl Balancer {
                 // The one failure after which the request certainly reached nobody.
                 Some(error) if error.is_connect() => {
                     if instance.usable.swap(false, Ordering::Relaxed) {
-                        tracing::warn!(instance = instance.proxy.target(), "cannot connect; passed over until it is ready");
+                        tracing::warn!(
+                            instance = instance.proxy.target(),
+                            "cannot connect; passed over until it is ready"
+                        );
                     }
                 }
                 Some(error) => {
-                    tracing::warn!(instance = instance.proxy.target(), error = error.message(), path = parts.uri.path(), "outcome not known");
+                    tracing::warn!(
+                        instance = instance.proxy.target(),
+                        error = error.message(),
+                        path = parts.uri.path(),
+                        "outcome not known"
+                    );
                     return if response.status() == StatusCode::GATEWAY_TIMEOUT {
                         problem::too_late(self.service)
                     } else {
@@ -147,9 +148,7 @@ impl Balancer {
             .map(|step| (turn.wrapping_add(step)) % count)
             .filter(|index| tried & (1 << index) == 0)
             .map(|index| (index, &*self.instances[index]))
-            .min_by_key(|(_, instance)| {
-                (!instance.is_usable(), instance.in_flight.load(Ordering::Relaxed))
-            })
+            .min_by_key(|(_, instance)| (!instance.is_usable(), instance.in_flight.load(Ordering::Relaxed)))
     }
 }
 
@@ -159,9 +158,8 @@ impl Instance {
         let uri: Uri = url.parse().ok()?;
         let sound = uri.scheme_str() == Some("http") && uri.port_u16().is_some() && uri.path() == "/";
         let health = format!("{}/health/ready", url.trim_end_matches('/')).parse().ok()?;
-        let policy = ProxyPolicy::new()
-            .with_x_forwarded_for(XForwardedFor::Preserve)
-            .with_upstream_timeout(GATEWAY_ANSWER);
+        let policy =
+            ProxyPolicy::new().with_x_forwarded_for(XForwardedFor::Preserve).with_upstream_timeout(GATEWAY_ANSWER);
         sound.then(|| Self {
             proxy: ReverseProxy::new_with_client("/", url, client.clone()).with_policy(policy),
             health,

@@ -23,16 +23,13 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(GATEWAY_BACKLOG)
 }
 
-/// Serves until `asked` ends, then parts in three steps: the door closes (new clients are refused, so they know that nothing
-/// was sent); for a moment open connections are still answered, each answer being the last on its connection; then what is idle is closed and
-/// what runs may finish, until the deadline. Whether all finished.
+/// Serves until `asked` ends, then parts in three steps: the door closes (new clients are refused, so they know that nothing was
+/// sent); for a moment open connections are still answered, each answer being the last on its connection; then what is idle is
+/// closed and what runs may finish, until the deadline. Whether all finished.
 pub async fn serve(listener: TcpListener, app: Router, asked: impl Future<Output = ()>) -> bool {
     let door = CancellationToken::new();
     let part = CancellationToken::new();
-    let listener = Door {
-        listener: Some(listener),
-        closing: door.clone(),
-    };
+    let listener = Door { listener: Some(listener), closing: door.clone() };
     let server = axum::serve(listener, app).with_graceful_shutdown(part.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     asked.await;
@@ -55,8 +52,8 @@ impl Listener for Door {
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         if let Some(listener) = &mut self.listener {
             tokio::select! {
-                // In this order: who stands in the queue already is let in before the door closes, for the kernel would reset it, and the
-                // request it may have sent with it.
+                // In this order: who stands in the queue already is let in before the door closes, for the kernel would reset
+                // it, and the request it may have sent with it.
                 biased;
                 (stream, address) = Listener::accept(listener) => {
                     let _ = stream.set_nodelay(true);

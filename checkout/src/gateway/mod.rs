@@ -30,9 +30,11 @@ use crate::signals::StopSignals;
 
 /// One port for all routes: passes /orders, /payment and /stock on to the instances of each service.
 ///
-/// An instance that cannot be connected to, or that says that it is not ready, is passed over. A request is sent to a second instance only when it
-/// is certain that the first never got it; where a connection broke after sending, the answer is 502 and says that the outcome is
-/// not known. The gateway's own errors are application/problem+json. It has /health/live and /health/ready itself. SIGTERM drains.
+/// An instance that cannot be connected to, or that says that it is not ready, is passed over. A request is sent to a second instance
+/// only when it is certain that the first never got it; where a connection broke after sending, the answer is 502 and says that the
+/// outcome is not known. The gateway's own errors are application/problem+json.
+///
+/// It has /health/live and /health/ready itself. SIGTERM drains.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Address and port to listen on
@@ -73,28 +75,19 @@ struct Gateway {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .map_err(|error| Failure::usage(format!("LOG={}: {error}", args.log)))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     procs::raise_open_files();
     let mut stop = StopSignals::new()?;
     let listener = drain::listen(args.listen)
         .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", args.listen)))?;
     let client = upstream();
     let mut services = BTreeMap::new();
-    for (service, urls) in [
-        (Service::Order, &args.order),
-        (Service::Payment, &args.payment),
-        (Service::Stock, &args.stock),
-    ] {
+    for (service, urls) in
+        [(Service::Order, &args.order), (Service::Payment, &args.payment), (Service::Stock, &args.stock)]
+    {
         services.insert(service, Balancer::new(service, urls, &client)?);
     }
-    let gateway = Arc::new(Gateway {
-        services,
-        draining: AtomicBool::new(false),
-    });
+    let gateway = Arc::new(Gateway { services, draining: AtomicBool::new(false) });
     for balancer in gateway.services.values() {
         balancer.watch(&client);
     }
@@ -139,9 +132,7 @@ async fn pass(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
     };
     if gateway.draining.load(Ordering::Relaxed) {
         // The client is told that this connection ends here, so it does not send its next request into a closing one.
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -149,11 +140,8 @@ async fn pass(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 /// Ready while every service has an instance that is, and this gateway is not on its way out.
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     let draining = gateway.draining.load(Ordering::Relaxed);
-    let usable: BTreeMap<Service, usize> = gateway
-        .services
-        .iter()
-        .map(|(service, balancer)| (*service, balancer.usable()))
-        .collect();
+    let usable: BTreeMap<Service, usize> =
+        gateway.services.iter().map(|(service, balancer)| (*service, balancer.usable())).collect();
     let ready = !draining && usable.values().all(|count| *count > 0);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = serde_json::json!({ "ready": ready, "draining": draining, "usable_instances": usable });

@@ -30,12 +30,7 @@ pub fn too_large() -> Response {
 
 /// The client's own body could not be read to its end.
 pub fn unreadable() -> Response {
-    answer(
-        StatusCode::BAD_REQUEST,
-        "unreadable-body",
-        "Request body could not be read",
-        "the request body ended early",
-    )
+    answer(StatusCode::BAD_REQUEST, "unreadable-body", "Request body could not be read", "the request body ended early")
 }
 
 /// The connection broke after the request was sent.
@@ -69,9 +64,7 @@ pub fn unavailable(service: Service) -> Response {
         "Service unavailable",
         &format!("no instance of the {service} service can be reached; nothing was started"),
     );
-    response
-        .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
@@ -84,9 +77,6 @@ fn answer(status: StatusCode, kind: &str, title: &str, detail: &str) -> Response
     });
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }

@@ -66,8 +66,8 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "SERVICE=N", value_delimiter = ',')]
     pub scale: Vec<String>,
 
-    /// An environment variable for all instances of a service (`order.LOG=debug`), for one (`order-2.CRASH_AT=…`) or for the gateway; or a
-    /// configuration line of the databases (`redis.maxmemory=1gb`, `redis-order.…`); repeatable
+    /// An environment variable for all instances of a service (`order.LOG=debug`), for one (`order-2.CRASH_AT=…`) or for the
+    /// gateway; or a configuration line of the databases (`redis.maxmemory=1gb`, `redis-order.…`); repeatable
     #[arg(long, value_name = "TARGET.VAR=VALUE")]
     pub set: Vec<String>,
 
@@ -119,24 +119,12 @@ impl Shape {
     /// One line that names the flag that cannot be.
     pub fn new(args: &ShapeArgs) -> Result<Self, Failure> {
         let scale = parse_scale(&args.scale)?;
-        let settings = args
-            .set
-            .iter()
-            .map(|text| parse_setting(text, &scale))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            scale,
-            settings,
-            appendfsync: args.appendfsync.clone(),
-        })
+        let settings = args.set.iter().map(|text| parse_setting(text, &scale)).collect::<Result<_, _>>()?;
+        Ok(Self { scale, settings, appendfsync: args.appendfsync.clone() })
     }
 
     /// What `--set` gives the process `name` of `group`.
-    pub fn settings_of<'a>(
-        &'a self,
-        group: &'a str,
-        name: &'a str,
-    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub fn settings_of<'a>(&'a self, group: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         // One process is more particular than its group, so it comes last and wins.
         let of = move |target: &'a str| {
             self.settings
@@ -152,9 +140,7 @@ impl Shape {
 fn parse_scale(words: &[String]) -> Result<BTreeMap<Service, u16>, Failure> {
     let mut scale: BTreeMap<Service, u16> = Service::ALL.into_iter().map(|it| (it, 1)).collect();
     for word in words {
-        let bad = |why: &str| {
-            Failure::usage(format!("--scale {word}: {why}; write for example --scale order=4"))
-        };
+        let bad = |why: &str| Failure::usage(format!("--scale {word}: {why}; write for example --scale order=4"));
         let (name, count) = word.split_once('=').ok_or_else(|| bad("there is no '='"))?;
         let service: Service = name.parse().map_err(|why: String| bad(&why))?;
         let count = count
@@ -168,9 +154,7 @@ fn parse_scale(words: &[String]) -> Result<BTreeMap<Service, u16>, Failure> {
 }
 
 fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>) -> Result<Setting, Failure> {
-    let bad = |why: &str| {
-        Failure::usage(format!("--set {text}: {why}; write for example --set order.LOG=debug"))
-    };
+    let bad = |why: &str| Failure::usage(format!("--set {text}: {why}; write for example --set order.LOG=debug"));
     let (key, value) = text.split_once('=').ok_or_else(|| bad("there is no '='"))?;
     let (target, name) = key.split_once('.').ok_or_else(|| bad("there is no '.' before the variable"))?;
     if name.is_empty() || name.contains(|it: char| it.is_whitespace() || it == '\0') {
@@ -185,11 +169,7 @@ fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>) -> Result<Setting, 
     if !target.starts_with("redis") && RESERVED.contains(&name) {
         return Err(bad(&format!("{name} is set by this program itself")));
     }
-    Ok(Setting {
-        target: target.to_owned(),
-        name: name.to_owned(),
-        value: value.to_owned(),
-    })
+    Ok(Setting { target: target.to_owned(), name: name.to_owned(), value: value.to_owned() })
 }
 
 fn is_target(target: &str, scale: &BTreeMap<Service, u16>) -> bool {
@@ -219,11 +199,7 @@ mod tests {
 
     fn shape(scale: &[&str], set: &[&str]) -> Result<Shape, Failure> {
         let owned = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect();
-        Shape::new(&ShapeArgs {
-            scale: owned(scale),
-            set: owned(set),
-            appendfsync: "always".to_owned(),
-        })
+        Shape::new(&ShapeArgs { scale: owned(scale), set: owned(set), appendfsync: "always".to_owned() })
     }
 
     #[test]
@@ -244,11 +220,9 @@ mod tests {
 
     #[test]
     fn a_setting_reaches_its_group_or_its_one_process_and_the_process_wins() {
-        let shape = shape(
-            &["order=2"],
-            &["order-2.LOG=trace", "order.LOG=debug=x", "redis.maxmemory=1gb", "gateway.LOG=warn"],
-        )
-        .unwrap();
+        let shape =
+            shape(&["order=2"], &["order-2.LOG=trace", "order.LOG=debug=x", "redis.maxmemory=1gb", "gateway.LOG=warn"])
+                .unwrap();
         let of = |group, name| shape.settings_of(group, name).collect::<Vec<_>>();
         assert_eq!(of("order", "order-1"), [("LOG", "debug=x")]);
         assert_eq!(of("order", "order-2"), [("LOG", "debug=x"), ("LOG", "trace")]);
@@ -260,8 +234,17 @@ mod tests {
     #[test]
     fn a_setting_that_cannot_be_is_refused_with_its_own_words() {
         for word in [
-            "order.LOG", "LOG=x", "order.=x", "order-2.A=x", "order-0.A=x", "nats.A=x", "redis-nats.A=x", "order.LISTEN=x",
-            "order.A B=x", "order.A=x\ny", "x.A=y",
+            "order.LOG",
+            "LOG=x",
+            "order.=x",
+            "order-2.A=x",
+            "order-0.A=x",
+            "nats.A=x",
+            "redis-nats.A=x",
+            "order.LISTEN=x",
+            "order.A B=x",
+            "order.A=x\ny",
+            "x.A=y",
         ] {
             let failure = shape(&[], &[word]).unwrap_err();
             assert_eq!(failure.exit_code(), 64, "{word}");

@@ -12,9 +12,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            next: RESTART_FIRST,
-        }
+        Self { next: RESTART_FIRST }
     }
 }
 
@@ -37,9 +35,7 @@ mod tests {
     #[test]
     fn the_pause_doubles_up_to_the_cap() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..9)
-            .map(|_| backoff.pause_after(Duration::ZERO).as_millis())
-            .collect();
+        let pauses: Vec<u128> = (0..9).map(|_| backoff.pause_after(Duration::ZERO).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
     }
 

@@ -28,13 +28,7 @@ impl Fleet {
     /// No process yet; what is started has until `deadline` to be ready.
     #[must_use]
     pub fn new(folder: Folder, deadline: Instant, quiet: bool) -> Self {
-        Self {
-            folder,
-            deadline,
-            quiet,
-            kill: CancellationToken::new(),
-            members: Mutex::default(),
-        }
+        Self { folder, deadline, quiet, kill: CancellationToken::new(), members: Mutex::default() }
     }
 
     /// Starts a process and waits until it is ready. `make` is asked for the process, and asked again (for one with another port) when
@@ -45,8 +39,7 @@ impl Fleet {
     pub async fn start(&self, make: impl Fn() -> Result<Process, Failure>) -> Result<Process, Failure> {
         for _ in 0..PORT_ATTEMPTS {
             let process = make()?;
-            let supervised =
-                Supervised::start(process.clone(), self.folder.clone(), self.kill.clone());
+            let supervised = Supervised::start(process.clone(), self.folder.clone(), self.kill.clone());
             let state = supervised.view();
             self.with(|members| members.push(supervised));
             match self.wait(&process, &state).await {
@@ -112,10 +105,7 @@ impl Fleet {
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         let mut all = self.with(|members| {
-            let address = |it: &Supervised| Address {
-                name: it.process.name.clone(),
-                url: it.process.url(),
-            };
+            let address = |it: &Supervised| Address { name: it.process.name.clone(), url: it.process.url() };
             members.iter().map(address).collect::<Vec<_>>()
         });
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -125,9 +115,8 @@ impl Fleet {
     /// Drains the processes of these groups together; whether all ended by themselves in time.
     pub async fn drain(&self, patience: Duration, groups: &[Group]) -> bool {
         let leaving = self.with(|members| {
-            let (leaving, staying) = std::mem::take(members)
-                .into_iter()
-                .partition(|it: &Supervised| groups.contains(&it.process.group));
+            let (leaving, staying) =
+                std::mem::take(members).into_iter().partition(|it: &Supervised| groups.contains(&it.process.group));
             *members = staying;
             leaving
         });

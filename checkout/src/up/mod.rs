@@ -25,8 +25,8 @@ use crate::procs;
 use crate::say;
 use crate::service::Service;
 use crate::signals::StopSignals;
-pub use crate::up::args::{Args, ShapeArgs};
 use crate::up::args::Shape;
+pub use crate::up::args::{Args, ShapeArgs};
 use crate::up::fleet::Fleet;
 use crate::up::plan::{Group, Process, Servers};
 use crate::up::ports::Ports;
@@ -46,26 +46,27 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let folder = Folder::create(args.data.clone())?;
     // From here to the end of this function nobody else touches the folder.
     let _lock = folder.lock()?;
-    leftover::stop(&folder).await;
+    // Listening from here on: a signal that comes during the next lines is kept, and stops the start.
+    let stop = StopSignals::new()?;
+    folder.retract();
     folder.record(UP, std::process::id());
-    let outcome = Box::pin(live(&args, &shape, &programs, &folder)).await;
+    leftover::stop(&folder).await;
+    let outcome = Box::pin(live(&args, &shape, &programs, &folder, stop)).await;
     folder.retract();
     folder.forget(UP);
     outcome
 }
 
 /// Start, be there, stop.
-async fn live(args: &Args, shape: &Shape, programs: &Programs, folder: &Folder) -> Result<(), Failure> {
-    let mut stop = StopSignals::new()?;
+async fn live(
+    args: &Args,
+    shape: &Shape,
+    programs: &Programs,
+    folder: &Folder,
+    mut stop: StopSignals,
+) -> Result<(), Failure> {
     let fleet = Fleet::new(folder.clone(), Instant::now() + args::ready_timeout(args), args.quiet);
-    let start = Start {
-        args,
-        shape,
-        programs,
-        folder,
-        fleet: &fleet,
-        ports: Ports::default(),
-    };
+    let start = Start { args, shape, programs, folder, fleet: &fleet, ports: Ports::default() };
     let started = tokio::select! {
         started = start.all() => started.map(Some),
         () = stop.next() => Ok(None),
@@ -111,13 +112,17 @@ async fn live(args: &Args, shape: &Shape, programs: &Programs, folder: &Folder) 
 async fn wind_down(fleet: &Fleet, news: &impl Fn(&str)) -> bool {
     let deadline = Instant::now() + DRAIN;
     let mut clean = fleet.drain(DRAIN, &[Group::Gateway]).await;
-    news("the gateway has drained");
+    if clean {
+        news("the gateway has drained");
+    }
     // The order service first: its clients wait for outcomes that payment and stock still have to bring.
     let patience = deadline.saturating_duration_since(Instant::now()).max(DRAIN / 2);
     clean &= fleet.drain(patience, &[Group::Service(Service::Order)]).await;
     let rest = [Group::Service(Service::Payment), Group::Service(Service::Stock)];
     clean &= fleet.drain(patience, &rest).await;
-    news("the services have drained");
+    if clean {
+        news("the services have drained");
+    }
     clean &= fleet.drain(SERVERS_STOP, &[Group::Nats, Group::Redis]).await;
     clean
 }
@@ -147,12 +152,7 @@ impl Programs {
             }
             services.insert(service, program);
         }
-        Ok(Self {
-            nats: servers::find_nats()?,
-            redis: servers::find_redis()?,
-            services,
-            own,
-        })
+        Ok(Self { nats: servers::find_nats()?, redis: servers::find_redis()?, services, own })
     }
 }
 
@@ -189,10 +189,8 @@ impl Start<'_> {
         let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
         self.news(&format!("starting {}", counts.join(", ")));
         let services = self.services(&servers).await?;
-        let gateway = self
-            .fleet
-            .start(|| Ok(plan::gateway(self.programs.own.clone(), gateway, &services, self.shape)))
-            .await?;
+        let gateway =
+            self.fleet.start(|| Ok(plan::gateway(self.programs.own.clone(), gateway, &services, self.shape))).await?;
         Ok(self.platform(&gateway, &servers, monitor, services))
     }
 
@@ -247,11 +245,8 @@ impl Start<'_> {
 
     /// All instances at once; they need nothing of each other to become ready.
     async fn services(&self, servers: &Servers) -> Result<BTreeMap<Service, Vec<String>>, Failure> {
-        let instances = self
-            .shape
-            .scale
-            .iter()
-            .flat_map(|(service, count)| (1..=*count).map(|number| (*service, number)));
+        let instances =
+            self.shape.scale.iter().flat_map(|(service, count)| (1..=*count).map(|number| (*service, number)));
         let starts = instances.map(|(service, number)| self.instance(service, number, servers));
         let mut urls: BTreeMap<Service, Vec<String>> = BTreeMap::new();
         for (service, process) in try_join_all(starts).await? {
@@ -279,8 +274,8 @@ impl Start<'_> {
         monitor: SocketAddr,
         services: BTreeMap<Service, Vec<String>>,
     ) -> Platform {
-        let versions = [&self.programs.nats, &self.programs.redis]
-            .map(|server| (server.kind.clone(), server.version.to_string()));
+        let versions =
+            [&self.programs.nats, &self.programs.redis].map(|server| (server.kind.clone(), server.version.to_string()));
         Platform {
             gateway: gateway.url(),
             nats: servers.nats.clone(),

@@ -92,7 +92,13 @@ impl Process {
 
 /// nats-server with its configuration file.
 #[must_use]
-pub fn nats(name: &str, program: PathBuf, config: &std::path::Path, client: SocketAddr, monitor: SocketAddr) -> Process {
+pub fn nats(
+    name: &str,
+    program: PathBuf,
+    config: &std::path::Path,
+    client: SocketAddr,
+    monitor: SocketAddr,
+) -> Process {
     Process {
         name: name.to_owned(),
         group: Group::Nats,
@@ -202,7 +208,8 @@ mod tests {
 
     #[test]
     fn groups_stop_from_the_outside_in() {
-        let mut groups = [Group::Redis, Group::Service(Service::Stock), Group::Gateway, Group::Nats, Group::Service(Service::Order)];
+        let mut groups =
+            [Group::Redis, Group::Service(Service::Stock), Group::Gateway, Group::Nats, Group::Service(Service::Order)];
         groups.sort();
         assert_eq!(groups[0], Group::Gateway);
         assert_eq!(groups[1], Group::Service(Service::Order));

@@ -66,9 +66,7 @@ fn ephemeral_start() -> u16 {
 /// Whether these log lines say that the process could not have its port. (Go, Redis and Rust all pass on the system's own words.)
 #[must_use]
 pub fn tells_of_a_taken_port(lines: &[String]) -> bool {
-    lines
-        .iter()
-        .any(|line| line.to_ascii_lowercase().contains("address already in use"))
+    lines.iter().any(|line| line.to_ascii_lowercase().contains("address already in use"))
 }
 
 #[cfg(test)]

@@ -55,11 +55,7 @@ async fn ping(address: SocketAddr) -> Result<(), String> {
     let mut answer = [0_u8; 256];
     let length = stream.read(&mut answer).await.map_err(failed)?;
     let answer = String::from_utf8_lossy(&answer[..length]);
-    if answer.starts_with("+PONG") {
-        Ok(())
-    } else {
-        Err(format!("answers {}", answer.trim()))
-    }
+    if answer.starts_with("+PONG") { Ok(()) } else { Err(format!("answers {}", answer.trim())) }
 }
 
 /// Waits until the process is ready, and is itself the one who says so.
@@ -93,9 +89,7 @@ pub async fn wait(
 }
 
 fn owns_its_port(process: &Process, folder: &Folder) -> bool {
-    folder
-        .birth(&process.name)
-        .is_some_and(|birth| procs::listens(birth.pid, process.address.port()))
+    folder.birth(&process.name).is_some_and(|birth| procs::listens(birth.pid, process.address.port()))
 }
 
 fn pause(deadline: Instant) -> Duration {

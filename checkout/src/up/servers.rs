@@ -1,6 +1,5 @@
 //! nats-server and redis-server: found, checked, configured.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,12 +33,11 @@ impl Version {
     /// The first thing in `text` that looks like a version: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=…`.
     #[must_use]
     pub fn find(text: &str) -> Option<Self> {
-        text.split(|it: char| !(it.is_ascii_digit() || it == '.'))
-            .find_map(|word| {
-                let mut numbers = word.split('.').map(|number| number.parse::<u32>().ok());
-                let (major, minor) = (numbers.next()??, numbers.next()??);
-                Some(Self(major, minor, numbers.next().flatten().unwrap_or(0)))
-            })
+        text.split(|it: char| !(it.is_ascii_digit() || it == '.')).find_map(|word| {
+            let mut numbers = word.split('.').map(|number| number.parse::<u32>().ok());
+            let (major, minor) = (numbers.next()??, numbers.next()??);
+            Some(Self(major, minor, numbers.next().flatten().unwrap_or(0)))
+        })
     }
 }
 
@@ -103,7 +101,7 @@ fn find(variable: &str, names: &[&str], oldest: Version) -> Result<Server, Failu
 
 /// PATH, then `.tools/bin` in every folder above this program and above the working directory.
 fn search_folders() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
     for start in starts.into_iter().flatten() {
@@ -114,10 +112,7 @@ fn search_folders() -> Vec<PathBuf> {
 
 /// Asks a program for its name and version.
 fn ask(program: &Path) -> Result<Server, String> {
-    let output = Command::new(program)
-        .arg("--version")
-        .output()
-        .map_err(|error| format!("cannot run it: {error}"))?;
+    let output = Command::new(program).arg("--version").output().map_err(|error| format!("cannot run it: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().unwrap_or_default().trim();
     let version = Version::find(line).ok_or_else(|| format!("--version says '{line}', which is no version"))?;
@@ -126,11 +121,7 @@ fn ask(program: &Path) -> Result<Server, String> {
         .into_iter()
         .find(|name| kind.starts_with(name))
         .ok_or_else(|| format!("--version says '{line}', which is another program"))?;
-    Ok(Server {
-        program: program.to_path_buf(),
-        kind: format!("{kind}-server"),
-        version,
-    })
+    Ok(Server { program: program.to_path_buf(), kind: format!("{kind}-server"), version })
 }
 
 /// Writes the configuration of nats-server and returns its path.

@@ -53,19 +53,8 @@ impl Supervised {
     pub fn start(process: Process, folder: Folder, kill: CancellationToken) -> Self {
         let (drain, told) = watch::channel(None);
         let (tell, state) = watch::channel(State::Running);
-        let supervisor = Supervisor {
-            process: process.clone(),
-            folder,
-            told,
-            kill,
-            tell,
-        };
-        Self {
-            process,
-            drain,
-            state,
-            task: tokio::spawn(supervisor.run()),
-        }
+        let supervisor = Supervisor { process: process.clone(), folder, told, kill, tell };
+        Self { process, drain, state, task: tokio::spawn(supervisor.run()) }
     }
 
     /// What is known of it, for as long as one likes.
@@ -189,16 +178,11 @@ impl Supervisor {
             },
             told = self.told_to_end() => told,
         };
-        Life::Told {
-            clean: self.stop(&mut child, told).await,
-        }
+        Life::Told { clean: self.stop(&mut child, told).await }
     }
 
     fn spawn(&self, generation: u64) -> std::io::Result<Child> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.log_file(&self.process.name))?;
+        let log = OpenOptions::new().create(true).append(true).open(self.folder.log_file(&self.process.name))?;
         Command::new(&self.process.program)
             .args(&self.process.args)
             .envs(self.process.env.iter().map(|(name, value)| (name, value)))
@@ -252,9 +236,7 @@ fn describe(status: ExitStatus) -> String {
 }
 
 fn log_length(folder: &Folder, name: &str) -> u64 {
-    File::open(folder.log_file(name))
-        .and_then(|file| file.metadata())
-        .map_or(0, |metadata| metadata.len())
+    File::open(folder.log_file(name)).and_then(|file| file.metadata()).map_or(0, |metadata| metadata.len())
 }
 
 /// Logs are appended to for ever; one that has grown large makes place before the process is first started.

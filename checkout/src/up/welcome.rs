@@ -20,7 +20,9 @@ fn lines(platform: &Platform, folder: &Folder) -> Vec<String> {
         format!("  try it          curl -X POST {url}/payment/create_user"),
         format!("  streams         {nats} stream ls"),
         format!("  consumers       {nats} consumer report CHECKOUT"),
-        format!("  watch sagas     {nats} sub --headers-only 'checkout.>'    (or payment.>, stock.>; without the flag for contents)"),
+        format!(
+            "  watch sagas     {nats} sub --headers-only 'checkout.>'    (or payment.>, stock.>; without the flag for contents)"
+        ),
         format!("  look back       {nats} stream view CHECKOUT"),
         format!("  price service   {nats} micro stats stock"),
         format!("  processes       checkout status --data {}", folder.root().display()),

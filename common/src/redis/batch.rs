@@ -1,12 +1,14 @@
 //! `batch_init`, in chunks: each blocks the database for a moment only, and all of them belong to one operation.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Call, CallError, Database, Operation};
 use crate::http::trouble;
 use crate::limits::{BATCH_INIT_CHUNK_ENTRIES, MAX_BATCH_INIT_ENTRIES};
 use crate::problem::{Code, Problem};
-use tokio::time::Instant;
 
 /// How long a `batch_init` keeps its operation key without any progress, in seconds. After it, a repeat of the request may
 /// begin anew, because the instance that ran it is gone.
@@ -28,7 +30,8 @@ pub struct BatchChunk {
     pub(super) is_last: bool,
 }
 
-/// Runs all chunks of a batch of `entries`; `call` makes the call of each.
+/// Runs all chunks of a batch of `entries`; `call` makes the call of each. The database may take `patience` for each few
+/// chunks; a large batch takes as long as it takes.
 ///
 /// # Errors
 /// The batch is too large, its operation key is taken, or the database did not answer. A batch that was interrupted has
@@ -37,7 +40,7 @@ pub async fn run_batch(
     database: &Database,
     operation: &Operation,
     entries: u64,
-    deadline: Instant,
+    patience: Duration,
     call: impl Fn(&BatchChunk) -> Call,
 ) -> Result<(), Problem> {
     if entries > MAX_BATCH_INIT_ENTRIES {
@@ -56,7 +59,7 @@ pub async fn run_batch(
     let mut begun = false;
     for group in in_groups(&chunks) {
         let calls = group.iter().map(&call).collect();
-        let replies = match database.call_all(calls, Some(deadline)).await {
+        let replies = match database.call_all(calls, Some(Instant::now() + patience)).await {
             Ok(replies) => replies,
             // Some chunks are done already, so it is not true that nothing was started.
             Err(CallError::NotSent(why)) if begun => return Err(interrupted(&why)),

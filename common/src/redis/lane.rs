@@ -77,7 +77,9 @@ impl Lane {
                 return;
             }
             match self.send_group().await {
-                Ok(()) => {
+                // Nobody is left who waits. That says nothing about the database.
+                Ok(false) => {}
+                Ok(true) => {
                     if self.backoff != FIRST_BACKOFF {
                         tracing::info!("the database answers again");
                     }
@@ -89,13 +91,15 @@ impl Lane {
         }
     }
 
-    /// Waits until there is something to do. Says whether there is; if not, the lane is to end.
+    /// Waits until there is something to do: calls, or a connection to be made before anybody asks for it. Says whether there
+    /// is; if not, the lane is to end.
     async fn wait_for_calls(&mut self) -> bool {
         let mut calls = self.calls.lock().await;
         let first = tokio::select! {
             biased;
             first = calls.recv() => first,
             () = self.stop.cancelled() => calls.try_recv().ok(),
+            () = tokio::time::sleep(self.backoff), if self.connection.is_none() => return true,
         };
         let Some(first) = first else { return false };
         let mut commands = first.calls.len();
@@ -109,16 +113,19 @@ impl Lane {
         true
     }
 
-    /// Sends the oldest pending calls as one pipeline and answers their callers.
-    async fn send_group(&mut self) -> Result<(), RedisError> {
+    /// Connects where that is needed, sends the oldest pending calls as one pipeline and answers their callers. Says whether
+    /// the database has answered anything.
+    async fn send_group(&mut self) -> Result<bool, RedisError> {
         self.drop_expired("the time limit passed while the database was not reachable");
-        if self.pending.is_empty() {
-            return Ok(());
-        }
+        let is_new = self.connection.is_none();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connector.connect().await?,
         };
+        if self.pending.is_empty() {
+            self.connection = Some(connection);
+            return Ok(is_new);
+        }
         let (size, count, limit) = self.group();
         let mut pipeline = redis::Pipeline::with_capacity(count);
         let mut sent_before = Vec::with_capacity(size);
@@ -147,7 +154,7 @@ impl Lane {
         }
         self.connection = Some(connection);
         answer(group, values);
-        Ok(())
+        Ok(true)
     }
 
     /// How many callers and commands the next group has, and how long it may take.

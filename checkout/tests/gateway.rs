@@ -1,0 +1,231 @@
+//! The gateway as a process, before upstreams that live, die and break off.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+
+/// What an upstream does with a request it has read.
+#[derive(Clone)]
+enum Manner {
+    Answer,
+    /// Closes the connection without a word.
+    BreakOff,
+    /// Answers when the test lets it.
+    Wait(Arc<Semaphore>),
+}
+
+/// A tiny HTTP server that counts the requests it has read.
+struct Upstream {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(converse(stream, manner.clone(), Arc::clone(&counted)));
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsize>) {
+    while let Some(head) = read_head(&mut stream).await {
+        if !head.starts_with("GET /health/") {
+            counted.fetch_add(1, Ordering::SeqCst);
+            match &manner {
+                Manner::Answer => {}
+                Manner::BreakOff => return,
+                Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
+            }
+        }
+        let first = head.lines().next().unwrap_or_default();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{first}", first.len());
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads up to the empty line; no request here has a body.
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// An address where nobody listens.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+struct Gateway {
+    address: SocketAddr,
+    process: Child,
+}
+
+impl Gateway {
+    async fn start(order: &[String]) -> Self {
+        let address = nobody().await.trim_start_matches("http://").parse().unwrap();
+        let rest = nobody().await;
+        let process = Command::new(env!("CARGO_BIN_EXE_checkout"))
+            .arg("gateway")
+            .arg(format!("--listen={address}"))
+            .arg(format!("--order={}", order.join(",")))
+            .args([format!("--payment={rest}"), format!("--stock={rest}")])
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let gateway = Self { address, process };
+        let live = async { while TcpStream::connect(address).await.is_err() {} };
+        tokio::time::timeout(Duration::from_secs(20), live).await.expect("the gateway listens");
+        gateway
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        ask(&mut stream, path).await
+    }
+
+    fn terminate(&self) {
+        let pid = i32::try_from(self.process.id().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    }
+}
+
+/// Sends a request and reads head and body of the answer as one text.
+async fn ask(stream: &mut TcpStream, path: &str) -> String {
+    send(stream, path).await;
+    answer(stream).await
+}
+
+async fn send(stream: &mut TcpStream, path: &str) {
+    let request = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+}
+
+async fn answer(stream: &mut TcpStream) -> String {
+    let reading = async {
+        let head = read_head(stream).await.expect("an answer, not a closed connection");
+        let length = head.to_ascii_lowercase();
+        let length = length.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        head + &String::from_utf8(body).unwrap()
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("an answer in time")
+}
+
+#[tokio::test]
+async fn requests_are_spread_and_passed_on_unchanged() {
+    let (one, two) = (Upstream::start(Manner::Answer).await, Upstream::start(Manner::Answer).await);
+    let gateway = Gateway::start(&[one.url(), two.url()]).await;
+    for number in 0..10 {
+        let answer = gateway.get(&format!("/orders/find/{number}%2Fx?a=b")).await;
+        assert!(answer.ends_with(&format!("POST /orders/find/{number}%2Fx?a=b HTTP/1.1")), "{answer}");
+    }
+    assert_eq!((one.requests(), two.requests()), (5, 5));
+}
+
+#[tokio::test]
+async fn an_instance_that_cannot_be_connected_to_is_passed_over() {
+    let alive = Upstream::start(Manner::Answer).await;
+    let gateway = Gateway::start(&[nobody().await, alive.url(), nobody().await]).await;
+    for _ in 0..20 {
+        assert!(gateway.get("/orders/x").await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(alive.requests(), 20);
+}
+
+#[tokio::test]
+async fn a_request_that_may_have_been_received_is_never_sent_again() {
+    let (one, two) = (Upstream::start(Manner::BreakOff).await, Upstream::start(Manner::BreakOff).await);
+    let gateway = Gateway::start(&[one.url(), two.url()]).await;
+    for sent in 1..=10 {
+        let answer = gateway.get("/orders/checkout/1").await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert!(answer.contains("application/problem+json") && answer.contains("may or may not"), "{answer}");
+        assert_eq!(one.requests() + two.requests(), sent);
+    }
+}
+
+#[tokio::test]
+async fn with_no_instance_to_connect_to_nothing_was_started_and_a_retry_is_invited() {
+    let gateway = Gateway::start(&[nobody().await]).await;
+    let answer = gateway.get("/orders/x").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for part in ["application/problem+json", "retry-after: 1", "\"status\":503", "nothing was started"] {
+        assert!(answer.contains(part), "{part}: {answer}");
+    }
+    assert!(gateway.get("/health/live").await.starts_with("HTTP/1.1 405"), "live takes GET only");
+}
+
+#[tokio::test]
+async fn other_paths_are_a_problem_of_their_own() {
+    let upstream = Upstream::start(Manner::Answer).await;
+    let gateway = Gateway::start(&[upstream.url()]).await;
+    for path in ["/", "/ordersx", "/health/ready/x", "/metrics"] {
+        let answer = gateway.get(path).await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("application/problem+json"), "{path}: {answer}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_parts_politely_from_who_is_idle() {
+    let allowed = Arc::new(Semaphore::new(0));
+    let upstream = Upstream::start(Manner::Wait(Arc::clone(&allowed))).await;
+    let mut gateway = Gateway::start(&[upstream.url()]).await;
+    let mut running = TcpStream::connect(gateway.address).await.unwrap();
+    let mut idle = TcpStream::connect(gateway.address).await.unwrap();
+    allowed.add_permits(1);
+    assert!(ask(&mut idle, "/orders/first").await.starts_with("HTTP/1.1 200"));
+    send(&mut running, "/orders/slow").await;
+    while upstream.requests() < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    gateway.terminate();
+    while TcpStream::connect(gateway.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    // The door is closed; who is inside is still served, and told that this was the last time.
+    send(&mut idle, "/orders/last").await;
+    while upstream.requests() < 3 {
+        tokio::task::yield_now().await;
+    }
+    allowed.add_permits(2);
+    let last = answer(&mut idle).await.to_ascii_lowercase();
+    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    assert!(answer(&mut running).await.starts_with("HTTP/1.1 200"));
+    assert!(gateway.process.wait().await.unwrap().success());
+}

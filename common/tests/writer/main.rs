@@ -1,0 +1,8 @@
+//! The group-commit writer on a real Redis that is killed, paused, demoted and emptied under it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod faults;
+mod groups;
+mod support;
+mod wire;

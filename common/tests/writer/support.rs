@@ -1,0 +1,101 @@
+//! What the tests share: a library with one effect, a writer in front of a Redis, and patience.
+
+use std::time::Duration;
+
+use common::redis::{Call, CallError, Database, Library, Operation, Reply};
+use common::shutdown::Tasks;
+use testing::servers::{Console, PATIENCE, Redis};
+use tokio::time::Instant;
+
+/// Adds to `counter`, once per operation, as every function of the REST interface has its effect.
+const CODE: &str = "
+local function add(keys, args)
+  return once(keys, args, function()
+    return { 'ok', digits(redis.call('INCRBY', keys[2], args[3])) }
+  end)
+end
+redis.register_function('probe_add', add)
+";
+
+/// The library of these tests.
+pub const LIBRARY: Library = Library { name: "probe", code: CODE };
+
+/// A Redis and a writer that is connected to it.
+pub struct Bench {
+    /// The server.
+    pub redis: Redis,
+    /// The writer.
+    pub database: Database,
+    /// The writer's lanes.
+    pub tasks: Tasks,
+}
+
+impl Bench {
+    /// A writer with so many lanes.
+    pub async fn start(lanes: usize) -> Self {
+        let redis = Redis::start();
+        let (database, tasks) = open(&redis.url(), lanes).await;
+        Self { redis, database, tasks }
+    }
+
+    /// What the calls have added up to.
+    pub fn counter(&self) -> i64 {
+        counter(&mut self.redis.console())
+    }
+}
+
+/// What the calls have added up to.
+pub fn counter(console: &mut Console) -> i64 {
+    console.number(&["GET", "counter"])
+}
+
+/// A writer that is connected to `url`.
+pub async fn open(url: &str, lanes: usize) -> (Database, Tasks) {
+    let tasks = Tasks::new();
+    let database = Database::open(url, LIBRARY, lanes, &tasks).unwrap();
+    assert!(database.wait_until_connected(PATIENCE).await, "the writer connects");
+    (database, tasks)
+}
+
+/// A call that adds `amount` once.
+pub fn add(operation: &Operation, amount: u32) -> Call {
+    Call::once("probe_add", operation, &["counter"]).arg(amount)
+}
+
+/// A call that adds 1 once, as a request without an `Idempotency-Key` makes it.
+pub fn add_one() -> Call {
+    add(&Operation::internal("POST /add".into()), 1)
+}
+
+/// A deadline that only a failing test meets.
+pub fn far() -> Option<Instant> {
+    Some(Instant::now() + PATIENCE)
+}
+
+/// A deadline that is near.
+pub fn near() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_millis(300))
+}
+
+/// Whether a call was carried out.
+pub fn is_ok(reply: &Result<Reply, CallError>) -> bool {
+    reply.as_ref().is_ok_and(|reply| reply.code() == "ok")
+}
+
+/// Polls until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Makes the writer notice that the server is gone, so that calls from here on are not even sent. Needs a writer of one lane.
+pub async fn notice_the_outage(database: &Database) {
+    let deadline = Instant::now() + PATIENCE;
+    while database.is_connected() {
+        assert!(Instant::now() < deadline, "the writer does not notice that its server is gone");
+        let _ = database.call(Call::command("PING"), near()).await;
+    }
+}

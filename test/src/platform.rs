@@ -1,0 +1,353 @@
+//! The whole platform as a user starts it: the real `checkout up`, on ports and in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::wait::{PATIENCE, eventually};
+
+/// The three services.
+pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
+
+/// How a platform is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    scale: Vec<String>,
+    set: Vec<String>,
+}
+
+impl Default for Options {
+    /// One instance of each service. Records and closed undo entries are kept for longer than any test, so that the books can be
+    /// checked whole.
+    fn default() -> Self {
+        let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"];
+        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec() }
+    }
+}
+
+impl Options {
+    /// `--scale service=count`.
+    #[must_use]
+    pub fn scale(mut self, service: &str, count: u16) -> Self {
+        self.scale.push(format!("--scale={service}={count}"));
+        self
+    }
+
+    /// So many instances of each service.
+    #[must_use]
+    pub fn scale_all(self, count: u16) -> Self {
+        SERVICES.into_iter().fold(self, |options, service| options.scale(service, count))
+    }
+
+    /// `--set target.NAME=value`. Of two for the same name the later one holds.
+    #[must_use]
+    pub fn set(mut self, setting: &str) -> Self {
+        self.set.push(setting.to_owned());
+        self
+    }
+
+    /// Replays soon and often, so that a test of recovery need not wait for limits that are made for production.
+    #[must_use]
+    pub fn recovers_soon(self) -> Self {
+        let order = ["REPLAY_FIRST_MS=300", "REPLAY_LONGEST_MS=2000", "RECONCILE_EVERY_MS=100"];
+        let options = order.iter().fold(self, |options, setting| options.set(&format!("order.{setting}")));
+        SERVICES.into_iter().fold(options, |options, service| options.set(&format!("{service}.ACK_WAIT_MS=1000")))
+    }
+}
+
+/// A data folder, removed when nobody uses it any more; kept where a test failed.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// A new one.
+    pub fn new_temporary() -> Arc<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("checkout-e2e-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary folder");
+        Arc::new(Self { path: path.canonicalize().expect("the folder is there") })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The pids of all processes that a `checkout up` started for this folder: those that have their working directory in it.
+    /// (Their environment says it too, but a redis-server writes over its own.)
+    pub fn children(&self) -> Vec<i32> {
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let works_here =
+            |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|it| it.starts_with(&self.path));
+        pids.filter(works_here).collect()
+    }
+
+    /// Names of the pid files that are there.
+    pub fn pid_files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path.join("run")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".pid")?.to_owned()));
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// The whole log of one process.
+    pub fn log(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.path.join(format!("log/{name}.log"))).unwrap_or_default()).into_owned()
+    }
+
+    /// What `checkout up` itself printed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.path.join("up.out")).unwrap_or_default()
+    }
+
+    fn print_tails(&self) {
+        eprintln!("the folder is kept: {}", self.path.display());
+        let logs = fs::read_dir(self.path.join("log")).into_iter().flatten().flatten().map(|entry| entry.path());
+        // What the servers write tells little here.
+        let ours = logs.filter(|path| {
+            !["redis", "nats"].iter().any(|it| path.file_name().unwrap().to_string_lossy().starts_with(it))
+        });
+        for path in ours.chain([self.path.join("up.out")]) {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("---- {}, the last lines", path.display());
+            for line in &lines[lines.len().saturating_sub(12)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_tails();
+        } else {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A running platform. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Platform {
+    folder: Arc<Folder>,
+    up: Child,
+    addresses: Value,
+}
+
+/// The program `checkout`, which is beside this test program, with those that it starts.
+fn program() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows its own file");
+    let has_all = |folder: &&Path| ["checkout", "order", "payment", "stock"].iter().all(|it| folder.join(it).is_file());
+    match own.ancestors().skip(1).find(has_all) {
+        Some(folder) => folder.join("checkout"),
+        None => panic!("checkout, order, payment and stock are not built above {}: run `make test`", own.display()),
+    }
+}
+
+impl Platform {
+    /// Starts a platform in a new folder and waits until it is ready.
+    pub async fn start(options: Options) -> Self {
+        Self::start_in(Folder::new_temporary(), options).await
+    }
+
+    /// Starts a platform in this folder and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not get ready.
+    pub async fn start_in(folder: Arc<Folder>, options: Options) -> Self {
+        let output = fs::File::options().create(true).append(true).open(folder.path().join("up.out")).unwrap();
+        let mut command = Command::new(program());
+        command.args(["up", "--port=0", "--data"]).arg(folder.path()).args(&options.scale);
+        command.args(options.set.iter().map(|setting| format!("--set={setting}")));
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let up = command.spawn().expect("checkout starts");
+        let mut platform = Self { folder, up, addresses: Value::Null };
+        let file = platform.folder.path().join("run/platform.json");
+        let began = Instant::now();
+        while !file.is_file() {
+            if let Some(status) = platform.up.try_wait().unwrap() {
+                panic!("checkout up ended with {status}: {}", platform.folder.output());
+            }
+            assert!(began.elapsed() < PATIENCE, "the platform is not ready: {}", platform.folder.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        platform.addresses = serde_json::from_slice(&fs::read(&file).unwrap()).expect("platform.json is JSON");
+        platform
+    }
+
+    /// Its data folder.
+    pub fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+
+    /// The pid of `checkout up` itself.
+    pub fn up_pid(&self) -> i32 {
+        i32::try_from(self.up.id()).expect("a pid")
+    }
+
+    /// The URL of the gateway.
+    pub fn url(&self) -> &str {
+        self.addresses["gateway"].as_str().expect("a gateway")
+    }
+
+    /// The URL of NATS.
+    pub fn nats_url(&self) -> &str {
+        self.addresses["nats"].as_str().expect("a NATS server")
+    }
+
+    /// The URL of a service's database.
+    pub fn redis_url(&self, service: &str) -> &str {
+        self.addresses["redis"][service].as_str().expect("a database")
+    }
+
+    /// URLs of all processes, by name.
+    pub fn processes(&self) -> BTreeMap<String, String> {
+        let all = self.addresses["processes"].as_array().into_iter().flatten();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        all.map(|process| (text(&process["name"]), text(&process["url"]))).collect()
+    }
+
+    /// Names of the instances of a service.
+    pub fn instances(&self, service: &str) -> Vec<String> {
+        let prefix = format!("{service}-");
+        self.processes().into_keys().filter(|name| name.starts_with(&prefix)).collect()
+    }
+
+    /// A client with connections of its own to the gateway.
+    pub fn client(&self) -> Client {
+        Client::new(self.url())
+    }
+
+    /// The pid of a process now, if it runs.
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        fs::read_to_string(self.folder.path().join(format!("run/{name}.pid"))).ok()?.trim().parse().ok()
+    }
+
+    /// Sends a signal to one process.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        let pid = self.pid(name).unwrap_or_else(|| panic!("{name} does not run"));
+        kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("{signal} to {name}: {error}"));
+    }
+
+    /// Holds a process still until the guard is dropped.
+    pub fn hold(&self, name: &str) -> Held {
+        self.signal(name, Signal::SIGSTOP);
+        Held { pid: self.pid(name).expect("it runs") }
+    }
+
+    /// Sends a signal that ends a process, and waits until the supervisor has started it again and it is ready.
+    pub async fn end_and_await(&self, name: &str, signal: Signal) {
+        let before = self.pid(name).unwrap_or_else(|| panic!("{name} does not run"));
+        self.signal(name, signal);
+        self.restarted(name, before).await;
+    }
+
+    /// Waits until a process runs with another pid than `before`, and is ready.
+    pub async fn restarted(&self, name: &str, before: i32) {
+        eventually(&format!("{name} is started again"), async || self.pid(name).is_some_and(|now| now != before)).await;
+        eventually(&format!("{name} is ready again"), async || self.is_ready(name).await).await;
+    }
+
+    /// Whether a process does its work.
+    pub async fn is_ready(&self, name: &str) -> bool {
+        let Some(url) = self.processes().remove(name) else { return false };
+        if name.starts_with("nats") {
+            tokio::net::TcpStream::connect(url.trim_start_matches("nats://")).await.is_ok()
+        } else if name.starts_with("redis") {
+            let Ok(client) = redis::Client::open(url) else { return false };
+            let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
+            redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+        } else {
+            let ready = Client::new(&url).send(http::Method::GET, "/health/ready", &[]).await;
+            ready.is_ok_and(|answer| answer.status == 200)
+        }
+    }
+
+    /// Asks the platform to stop as a user does, and waits for its exit status.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.send(Signal::SIGTERM);
+        self.exit_status().await
+    }
+
+    /// `kill -9` of `checkout up` itself: its children stay behind.
+    pub async fn abandon(mut self) -> Arc<Folder> {
+        self.send(Signal::SIGKILL);
+        self.exit_status().await;
+        let folder = self.folder.clone();
+        // The children are the next platform's business, so nothing here ends them.
+        std::mem::forget(self);
+        folder
+    }
+
+    async fn exit_status(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.up.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "checkout up does not end: {}", self.folder.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn send(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.up_pid()), signal);
+    }
+
+    /// Ends everything: the first SIGTERM asks, the second kills; the drain itself is what `drain.rs` tests.
+    fn end(&mut self) {
+        for pid in self.folder.children() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            if !matches!(self.up.try_wait(), Ok(None)) {
+                break;
+            }
+            self.send(Signal::SIGTERM);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = self.up.kill();
+        let _ = self.up.wait();
+        for pid in self.folder.children() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A process that is held still. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    pid: i32,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGCONT);
+    }
+}

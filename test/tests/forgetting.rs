@@ -1,0 +1,178 @@
+//! Forgetting behind the watermark: records go, and nothing that comes too late begins anew; while a saga is open, nothing newer goes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use nix::sys::signal::Signal;
+use testing::books::Books;
+use testing::books::read::Database;
+use testing::load::{Load, Seed};
+use testing::platform::{Options, Platform};
+use testing::stream::{Nats, Stored};
+use testing::wait::{eventually, until};
+
+/// Records are forgotten a whole bucket of this width at a time.
+const BUCKET_MS: u64 = 10_000;
+
+/// Forgets as soon as it may.
+fn forgetful() -> Options {
+    Options::default()
+        .set("order.WATERMARK_MARGIN_MS=1")
+        .set("order.WATERMARK_EVERY_MS=200")
+        .set("order.UNDO_RETENTION_S=1")
+        .set("order.REQUEST_LIMIT_MS=2000")
+}
+
+/// Reads without checking: what is forgotten cannot be checked.
+async fn database(platform: &Platform, service: &str) -> Database {
+    Database::open(platform.redis_url(service)).await
+}
+
+/// Names of the keys with this prefix.
+async fn keys(platform: &Platform, service: &str, prefix: &str) -> Vec<String> {
+    let mut keys = database(platform, service).await.keys().await;
+    keys.retain(|key| key.starts_with(prefix));
+    keys
+}
+
+async fn watermark(platform: &Platform, service: &str) -> u64 {
+    let mut database = database(platform, service).await;
+    let text: Option<String> = redis::cmd("GET").arg("watermark").query_async(&mut database.0).await.unwrap();
+    text.map_or(0, |text| text.parse().unwrap())
+}
+
+async fn all_is_forgotten(platform: &Platform) {
+    eventually("all records are forgotten", async || {
+        let records = [
+            keys(platform, "payment", "outcomes:").await,
+            keys(platform, "stock", "outcomes:").await,
+            keys(platform, "order", "undo:").await,
+        ];
+        records.iter().all(Vec::is_empty)
+    })
+    .await;
+    for service in ["payment", "stock"] {
+        assert!(keys(platform, service, "buckets").await.is_empty(), "the index of {service}'s records is empty");
+    }
+}
+
+/// Credit, pieces and orders: what a late event must not change.
+fn holdings(books: &Books) -> (i128, i128, usize) {
+    (books.all_credit(), books.all_pieces(), books.paid())
+}
+
+/// The first event of this kind.
+fn first<'a>(events: &'a [Stored], kind: &str) -> &'a Stored {
+    events.iter().find(|event| event.subject == kind).unwrap_or_else(|| panic!("no {kind} among the events"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_the_watermark_records_are_gone_and_late_events_do_nothing_and_are_dead_letters() {
+    let platform = Platform::start(forgetful()).await;
+    let (nats, client) = (Nats::of(&platform).await, platform.client());
+    Seed::scarce(200).fill(&client).await;
+    Load::start(&platform, 200, 16).all().await;
+    all_is_forgotten(&platform).await;
+    let before = Books::read(&platform).await;
+    let events = nats.events().await;
+
+    // Whatever would take or give something.
+    let dying = ["checkout.started", "stock.failed", "payment.debited", "checkout.abandoned"];
+    for (n, kind) in dying.into_iter().enumerate() {
+        let late = if kind == "checkout.abandoned" {
+            let mut body = first(&events, "checkout.started").json();
+            body["reason"] = "abandoned".into();
+            Stored {
+                subject: kind.to_owned(),
+                payload: body.to_string().into(),
+                ..first(&events, "checkout.started").clone()
+            }
+        } else {
+            first(&events, kind).clone()
+        };
+        let sequence = nats.publish_again(&late).await;
+        let letters = nats.dead_letters(n + 1).await;
+        assert_too_old(&letters, kind, sequence);
+    }
+    // The order service knows the end of an order's saga from the order itself as long as that is there, and says it again.
+    for kind in ["stock.reserved", "payment.declined", "payment.refunded"] {
+        nats.publish_again(first(&events, kind)).await;
+    }
+    eventually("the order service has seen them", async || nats.is_idle().await).await;
+    assert_eq!(nats.dead_letters(0).await.len(), dying.len());
+    assert_eq!(holdings(&Books::read(&platform).await), holdings(&before));
+
+    // Once the orders are replaced, it knows nothing of them any more.
+    client.batch_orders(200, 12, 40, 1).await;
+    let before = Books::read(&platform).await;
+    for (n, kind) in ["stock.reserved", "payment.declined", "payment.refunded"].into_iter().enumerate() {
+        let sequence = nats.publish_again(first(&events, kind)).await;
+        let letters = nats.dead_letters(dying.len() + n + 1).await;
+        assert_too_old(&letters, kind, sequence);
+    }
+    let after = Books::read(&platform).await;
+    assert_eq!(holdings(&after), holdings(&before));
+    assert!(after.payments.is_empty() && after.reservations.is_empty() && after.undo.is_empty(), "a record began anew");
+}
+
+fn assert_too_old(letters: &[Stored], kind: &str, sequence: u64) {
+    let sequence = sequence.to_string();
+    let letter = letters.iter().find(|it| it.header("dead-sequence") == sequence);
+    let letter = letter.unwrap_or_else(|| panic!("no dead letter of {kind} {sequence}: {letters:?}"));
+    assert_eq!(letter.header("dead-subject"), kind);
+    assert!(letter.header("dead-reason").starts_with("too old: saga"), "{}", letter.header("dead-reason"));
+}
+
+/// The time of the order database.
+async fn order_time_ms(platform: &Platform) -> u64 {
+    let mut database = database(platform, "order").await;
+    let (s, us): (u64, u64) = redis::cmd("TIME").query_async(&mut database.0).await.unwrap();
+    s * 1_000 + us / 1_000
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_saga_is_open_nothing_newer_than_it_is_forgotten() {
+    // It stays open until the test wants otherwise: nothing is replayed.
+    let platform = Platform::start(forgetful().set("order.REPLAY_FIRST_MS=3600000")).await;
+    let (nats, client) = (Nats::of(&platform).await, platform.client());
+    Seed::plenty(201).fill(&client).await;
+
+    // The start of order 200 is lost with the stream while payment is held still.
+    let held = platform.hold("payment-1");
+    client.checkout("200").await.expect_status(202);
+    let events = nats.events().await;
+    let started = first(&events, "checkout.started");
+    let started_ms = started.json()["started_at_ms"].as_u64().unwrap();
+    nats.purge().await;
+    platform.end_and_await("payment-1", Signal::SIGKILL).await;
+    drop(held);
+
+    // Newer sagas come and go. (Order 200 is not among them.)
+    let answers = Load::start(&platform, 200, 16).all().await;
+    assert_eq!(answers.paid(), 200);
+    let newest = order_time_ms(&platform).await;
+    let forgettable_ms = (newest / BUCKET_MS + 1) * BUCKET_MS;
+    let told = async || nats.count("checkout.watermark").await;
+    until("the newer records would be due, and three more watermarks are told", async || {
+        let due = order_time_ms(&platform).await > forgettable_ms;
+        (due && told().await >= 3).then_some(())
+    })
+    .await;
+    let before = told().await;
+    eventually("three more watermarks are told", async || told().await >= before + 3).await;
+    eventually("everybody has taken them", async || nats.is_idle().await).await;
+    for service in ["order", "payment", "stock"] {
+        let watermark = watermark(&platform, service).await;
+        assert!(watermark <= started_ms, "{service}'s watermark {watermark} has passed the open saga of {started_ms}");
+        assert!(watermark + 60_000 > started_ms, "{service}'s watermark {watermark} does not rise");
+    }
+    let books = Books::read(&platform).await;
+    assert_eq!((books.payments.len(), books.reservations.len()), (200, 200), "newer records were forgotten");
+
+    // Its start comes at last: it completes, and then everything is forgotten.
+    nats.publish_again(started).await;
+    eventually("order 200 is paid", async || client.is_paid("200").await).await;
+    all_is_forgotten(&platform).await;
+    let books = Books::read(&platform).await;
+    assert_eq!(books.paid(), 201);
+    assert_eq!(books.all_credit(), books.total("payment", "initial") - 2 * 201);
+}
