@@ -26,7 +26,9 @@ pub struct ServiceSettings {
     pub redis_lanes: usize,
     /// How long a request may wait for its outcome.
     pub request_limit: Duration,
-    /// How long a stop may take.
+    /// How long a stopping instance says that it is not ready, and serves on.
+    pub farewell: Duration,
+    /// How long a stop may take after that.
     pub drain_limit: Duration,
     /// How long replies to requests with an `Idempotency-Key` are kept, in seconds.
     pub idempotency_ttl_s: u64,
@@ -69,6 +71,7 @@ impl ServiceSettings {
             nats_url: read("NATS_URL", "nats://127.0.0.1:4222")?,
             redis_lanes,
             request_limit: read_ms("REQUEST_LIMIT_MS", "10000")?,
+            farewell: read_ms("FAREWELL_MS", "1000")?,
             drain_limit: read_ms("DRAIN_LIMIT_MS", "15000")?,
             idempotency_ttl_s: read("IDEMPOTENCY_TTL_S", "86400")?,
             stream_max_bytes: read("STREAM_MAX_BYTES", "1073741824")?,

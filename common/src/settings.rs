@@ -48,6 +48,11 @@ pub const COMMON: &[Setting] = &[
         default: "10000",
         help: "how long a request may wait for its outcome; after it, 202 or 503",
     },
+    Setting {
+        name: "FAREWELL_MS",
+        default: "1000",
+        help: "how long a stopping instance says that it is not ready and serves on, before it drains",
+    },
     Setting { name: "DRAIN_LIMIT_MS", default: "15000", help: "how long a stop may take before it is forced" },
     Setting {
         name: "IDEMPOTENCY_TTL_S",

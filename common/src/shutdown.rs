@@ -1,6 +1,8 @@
 //! One drain with a deadline for every kind of task.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +26,8 @@ const STAGES: [Stage; 3] = [Stage::Intake, Stage::Work, Stage::Support];
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     stages: [(TaskTracker, CancellationToken); 3],
+    /// Set before the first stage is asked to stop.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Tasks {
@@ -52,6 +56,19 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.stage(stage).0.spawn(task);
+    }
+
+    /// Whether the process is about to stop. Readiness must say so, see [`Tasks::say_farewell`].
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Says "not ready" and goes on serving for a while, so that whoever spreads requests over the instances stops sending here
+    /// before anything is refused. Without it, a request could be written into a connection that is just being closed, and
+    /// nobody could say whether it was read.
+    pub async fn say_farewell(&self, farewell: Duration) {
+        self.leaving.store(true, Ordering::Relaxed);
+        tokio::time::sleep(farewell).await;
     }
 
     /// Stops everything in order and waits for it, at most `limit`. Says whether all ended by themselves.
@@ -103,12 +120,16 @@ impl Signals {
     }
 }
 
-/// Waits for the first signal, drains, and ends at once on a second one. Says whether the drain was clean.
-pub async fn run_until_signal(mut signals: Signals, tasks: &Tasks, limit: Duration) -> bool {
+/// Waits for the first signal, says farewell, drains, and ends at once on a second one. Says whether the drain was clean.
+pub async fn run_until_signal(mut signals: Signals, tasks: &Tasks, farewell: Duration, limit: Duration) -> bool {
     signals.next().await;
     tracing::info!("asked to stop; draining");
+    let leave = async {
+        tasks.say_farewell(farewell).await;
+        tasks.drain(limit).await
+    };
     tokio::select! {
-        clean = tasks.drain(limit) => clean,
+        clean = leave => clean,
         () = signals.next() => {
             tracing::warn!("asked to stop a second time; ending at once");
             false
@@ -119,7 +140,6 @@ pub async fn run_until_signal(mut signals: Signals, tasks: &Tasks, limit: Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::Mutex;
 
     #[tokio::test]

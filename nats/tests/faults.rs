@@ -4,16 +4,15 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use common::event::{Event, Kind};
+use futures::StreamExt;
 use nats::topology::{CHECKOUT, Durable, Limits};
 use nats::{Broker, Verdict};
 use support::{
     PATIENCE, Running, Seen, Server, answer_with, count, durable_info, each, eventually, run, saga, settled, started,
-    whole,
 };
 use tokio::time::Instant;
 
@@ -160,35 +159,27 @@ async fn an_input_is_not_acknowledged_before_its_outcome_is_stored() {
     let server = Server::start();
     let limits = Limits { ack_wait: Duration::from_secs(2), ..Limits::default() };
     let broker = server.ready_broker("payment-1", &limits).await;
-    broker.publish(&started(1).into(), None).await.unwrap();
-    let server = Arc::new(tokio::sync::Mutex::new(server));
-
-    // The effect is done, then the server dies before the outcome can be published; then this process dies as well.
-    let dead = Arc::new(AtomicBool::new(false));
-    let first = run(&broker, Durable::Payment, &limits, {
-        let (server, dead) = (server.clone(), dead.clone());
-        whole(move |batch| {
-            let (server, dead) = (server.clone(), dead.clone());
-            async move {
-                server.lock().await.kill();
-                dead.store(true, Ordering::SeqCst);
-                let outcome = saga(&batch[0]).then(Kind::PaymentDebited, None, 2);
-                vec![Verdict::Publish(vec![outcome.into()])]
-            }
-        })
-    });
-    eventually("the effect is done", || async { dead.load(Ordering::SeqCst) }).await;
-    first.abort();
-    server.lock().await.start_again();
-
-    let server = server.lock().await;
     let admin = server.admin().await;
-    eventually("JetStream is back", || async { admin.get_stream(CHECKOUT).await.is_ok() }).await;
-    assert_eq!(count(&admin, CHECKOUT).await, 1);
-    // Delivered or to be delivered again: a killed server may have forgotten which.
-    let info = durable_info(&admin, Durable::Payment).await;
-    assert_eq!(info.num_pending + info.num_ack_pending as u64, 1, "acknowledged without an outcome");
+    broker.publish(&started(1).into(), None).await.unwrap();
 
+    // From now on the stream refuses everything, while acknowledgements would pass.
+    let open = admin.get_stream(CHECKOUT).await.unwrap().cached_info().config.clone();
+    admin.update_stream(&Config { max_message_size: 1, ..open.clone() }).await.unwrap();
+    let mut attempts = admin.client().subscribe("payment.debited").await.unwrap();
+    admin.client().flush().await.unwrap();
+    let first = run(&broker, Durable::Payment, &limits, answer_with(Kind::PaymentDebited));
+    for _ in 0..3 {
+        tokio::time::timeout(PATIENCE, attempts.next())
+            .await
+            .expect("the outcome is published again and again")
+            .unwrap();
+    }
+    assert_eq!(count(&admin, CHECKOUT).await, 1);
+    assert_eq!(durable_info(&admin, Durable::Payment).await.num_ack_pending, 1, "acknowledged without an outcome");
+
+    // The process dies; another one meets the input again and tells what came of it.
+    first.abort();
+    admin.update_stream(&open).await.unwrap();
     let second = server.broker("payment-2").await;
     let second = run(&second, Durable::Payment, &limits, answer_with(Kind::PaymentDebited));
     eventually("the outcome is stored", || async { count(&admin, CHECKOUT).await == 2 }).await;

@@ -28,7 +28,7 @@ pub const OWN: &[Setting] = &[
         default: "60000",
         help: "how far the watermark stays behind the oldest open saga; outcome records are kept at least so long",
     },
-    Setting { name: "UNDO_RETENTION_S", default: "300", help: "how long a closed undo entry can be read, in seconds" },
+    Setting { name: "UNDO_RETENTION_S", default: "120", help: "how long a closed undo entry can be read, in seconds" },
     Setting {
         name: "MAX_CHECKOUTS_IN_FLIGHT",
         default: "20000",

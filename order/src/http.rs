@@ -11,6 +11,7 @@ use common::id::OrderId;
 use common::problem::{Code, Problem};
 use common::redis::{Call, Database, Operation, Reply, run_batch};
 use common::saga::SagaId;
+use common::shutdown::Tasks;
 use common::trace::TraceParent;
 use nats::{Broker, Ready};
 use serde_json::json;
@@ -51,7 +52,7 @@ impl FromRef<App> for IdempotencyTtl {
 }
 
 /// All routes of the service.
-pub fn router(app: App, database: Database, broker: Broker, consumer: Ready) -> Router {
+pub fn router(app: App, database: Database, broker: Broker, consumer: Ready, tasks: Tasks) -> Router {
     let routes = Router::new()
         .route("/orders/create/{user_id}", post(create))
         .route("/orders/addItem/{order_id}/{item_id}/{quantity}", post(add_item))
@@ -65,6 +66,7 @@ pub fn router(app: App, database: Database, broker: Broker, consumer: Ready) -> 
             ("the database", database.is_connected()),
             ("NATS", broker.is_connected()),
             ("the consumer", consumer.is_ready()),
+            ("its restart", !tasks.is_leaving()),
         ]
     })
 }

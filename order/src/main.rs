@@ -68,11 +68,12 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
 
     let checkouts = checkout::Checkouts::new(effects.clone(), broker.clone(), waiting, &subject, places);
     let prices = prices::Prices::new(broker.clone(), all.price_cache_entries);
-    let app = http::router(http::App::new(effects, checkouts, prices, &all), database, broker.clone(), ready);
+    let app =
+        http::router(http::App::new(effects, checkouts, prices, &all), database, broker.clone(), ready, tasks.clone());
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
     tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
 
-    let clean = run_until_signal(signals, &tasks, settings.drain_limit).await;
+    let clean = run_until_signal(signals, &tasks, settings.farewell, settings.drain_limit).await;
     broker.close(settings.drain_limit).await;
     Ok(clean)
 }

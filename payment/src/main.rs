@@ -57,11 +57,11 @@ async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::er
         nats::consume(broker.clone(), Durable::Payment, limits, reactor, ready.clone(), tasks.stop(Stage::Work)),
     );
 
-    let app = http::router(http::App::new(effects, &settings), database, broker.clone(), ready);
+    let app = http::router(http::App::new(effects, &settings), database, broker.clone(), ready, tasks.clone());
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
     tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
 
-    let clean = run_until_signal(signals, &tasks, settings.drain_limit).await;
+    let clean = run_until_signal(signals, &tasks, settings.farewell, settings.drain_limit).await;
     broker.close(settings.drain_limit).await;
     Ok(clean)
 }

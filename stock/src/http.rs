@@ -12,6 +12,7 @@ use common::id::ItemId;
 use common::problem::{Code, Problem};
 use common::redis::{Database, Operation, run_batch};
 use common::service::ServiceSettings;
+use common::shutdown::Tasks;
 use nats::{Broker, Ready};
 use serde_json::json;
 
@@ -44,7 +45,7 @@ impl FromRef<App> for IdempotencyTtl {
 }
 
 /// All routes of the service.
-pub fn router(app: App, database: Database, broker: Broker, consumer: Ready) -> Router {
+pub fn router(app: App, database: Database, broker: Broker, consumer: Ready, tasks: Tasks) -> Router {
     let routes = Router::new()
         .route("/stock/item/create/{price}", post(create_item))
         .route("/stock/find/{item_id}", get(find_item))
@@ -57,6 +58,7 @@ pub fn router(app: App, database: Database, broker: Broker, consumer: Ready) -> 
             ("the database", database.is_connected()),
             ("NATS", broker.is_connected()),
             ("the consumer", consumer.is_ready()),
+            ("its restart", !tasks.is_leaving()),
         ]
     })
 }

@@ -180,7 +180,8 @@ impl Platform {
         let mut platform = Self { folder, up, addresses: Value::Null };
         let file = platform.folder.path().join("run/platform.json");
         let began = Instant::now();
-        while !file.is_file() {
+        // A killed predecessor may have left its addresses: those of the new one are there once it has taken the folder over.
+        while !(file.is_file() && platform.pid("up") == Some(platform.up_pid())) {
             if let Some(status) = platform.up.try_wait().unwrap() {
                 panic!("checkout up ended with {status}: {}", platform.folder.output());
             }

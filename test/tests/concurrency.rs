@@ -126,7 +126,7 @@ async fn batches_of_one_hundred_thousand_are_made_and_found() {
         client.get(path).await.expect_status(404);
     }
     // What is replaced is counted as replaced, and a checkout of an order made so works as any other.
-    client.batch_users(N, 6).await;
+    client.batch_users(N, 600).await;
     let answers = Load::start(&platform, 100, 20).all().await;
     assert_eq!(answers.paid(), 100);
     Books::closed(&platform).await;

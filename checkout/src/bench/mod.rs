@@ -14,12 +14,13 @@ mod target;
 mod usage;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bench::load::Load;
 use crate::bench::own::OwnPlatform;
 use crate::bench::report::{Report, Step};
-use crate::bench::seed::Seeder;
+use crate::bench::seed::{Fresh, Seeder};
 use crate::bench::target::Target;
 use crate::bench::usage::Usage;
 use crate::failure::Failure;
@@ -131,8 +132,11 @@ async fn measure(args: &Args, own: Option<&Folder>) -> Result<(), Failure> {
     if !args.burst_only {
         report.print_columns();
         for clients in &args.clients {
-            let step = one_step(args, &target, &mut seeder, *clients).await?;
+            let fresh = seeder.orders_for_step(*clients).await?;
+            // Said before the step, so that who watches knows that the load begins now.
             report.note(seeder.told());
+            let (step, per_second) = one_step(args, &target, &fresh, *clients).await?;
+            seeder.learn(*clients, per_second);
             report.add(step);
         }
     }
@@ -147,14 +151,12 @@ async fn measure(args: &Args, own: Option<&Folder>) -> Result<(), Failure> {
     }
 }
 
-async fn one_step(args: &Args, target: &Target, seeder: &mut Seeder<'_>, clients: usize) -> Result<Step, Failure> {
-    let fresh = seeder.orders_for_step(clients).await?;
+async fn one_step(args: &Args, target: &Target, fresh: &Arc<Fresh>, clients: usize) -> Result<(Step, f64), Failure> {
     let load = Load::connect(target, clients).await?;
     let warm = Duration::from_secs(args.warmup_seconds);
-    let load = if warm.is_zero() { load } else { load.run(&fresh, warm).await.1 };
+    let load = if warm.is_zero() { load } else { load.run(fresh, warm).await.1 };
     let before = Usage::now(target);
-    let (measured, _) = load.run(&fresh, Duration::from_secs(args.seconds)).await;
+    let (measured, _) = load.run(fresh, Duration::from_secs(args.seconds)).await;
     let after = Usage::now(target);
-    seeder.learn(clients, measured.per_second());
-    Ok(Step::new(clients, &measured, &before, &after))
+    Ok((Step::new(clients, &measured, &before, &after), measured.per_second()))
 }

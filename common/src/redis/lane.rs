@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -29,12 +29,49 @@ const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 const PASSING: &[&str] =
     &["LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOAUTH"];
 
+/// How far the calls of one caller have come. The lane that sends them and the caller whose deadline passes may meet here:
+/// whoever comes first decides whether they are sent at all.
+#[derive(Default)]
+pub(super) struct Progress(AtomicU8);
+
+const WAITING: u8 = 0;
+const SENT: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+impl Progress {
+    fn step(&self, from: u8, to: u8) -> Result<u8, u8> {
+        self.0.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+    }
+
+    /// The calls are handed to a connection now. Says whether they were before; nothing where the caller has given up.
+    fn begin(&self) -> Option<bool> {
+        match self.step(WAITING, SENT) {
+            Ok(_) => Some(false),
+            Err(SENT) => Some(true),
+            Err(_) => None,
+        }
+    }
+
+    /// What was handed over was refused before anything was done: it counts as never sent.
+    fn refused(&self) {
+        // Where the caller has given up in between, it stays so.
+        let _ = self.step(SENT, WAITING);
+    }
+
+    /// There will be no answer. Calls that were not sent yet never will be; of others nobody knows.
+    pub(super) fn give_up(&self, why: &str) -> CallError {
+        match self.step(WAITING, GIVEN_UP) {
+            Err(SENT) => CallError::Unknown(why.to_owned()),
+            _ => CallError::NotSent(why.to_owned()),
+        }
+    }
+}
+
 /// Calls of one caller, on their way.
 pub(super) struct Queued {
     pub(super) calls: Vec<Call>,
     pub(super) deadline: Option<Instant>,
-    /// Whether the calls were ever handed to a connection.
-    pub(super) sent: bool,
+    pub(super) progress: Arc<Progress>,
     pub(super) answer: oneshot::Sender<Result<Vec<Result<Reply, CallError>>, CallError>>,
     pub(super) _place: OwnedSemaphorePermit,
 }
@@ -42,7 +79,7 @@ pub(super) struct Queued {
 impl Queued {
     /// Tells the caller that there is no answer, and the truth about whether the calls may have been carried out.
     fn give_up(self, why: &str) {
-        let error = if self.sent { CallError::Unknown(why.to_owned()) } else { CallError::NotSent(why.to_owned()) };
+        let error = self.progress.give_up(why);
         // A caller that has gone away does not want the answer.
         let _ = self.answer.send(Err(error));
     }
@@ -126,14 +163,25 @@ impl Lane {
             self.connection = Some(connection);
             return Ok(is_new);
         }
-        let (size, count, limit) = self.group();
+        let (mut size, mut count, limit) = self.group();
         let mut pipeline = redis::Pipeline::with_capacity(count);
         let mut sent_before = Vec::with_capacity(size);
-        for queued in self.pending.iter_mut().take(size) {
-            sent_before.push(std::mem::replace(&mut queued.sent, true));
+        while sent_before.len() < size {
+            let queued = &self.pending[sent_before.len()];
+            let Some(before) = queued.progress.begin() else {
+                count -= queued.calls.len();
+                size -= 1;
+                self.pending.remove(sent_before.len());
+                continue;
+            };
+            sent_before.push(before);
             for call in &queued.calls {
                 pipeline.add_command(call.cmd.clone());
             }
+        }
+        if size == 0 {
+            self.connection = Some(connection);
+            return Ok(is_new);
         }
         let values = tokio::time::timeout(limit, connection.send_packed_commands(&pipeline, 0, count))
             .await
@@ -143,9 +191,11 @@ impl Lane {
             // Repeated as a whole: calls that did succeed answer from their records. Those that were refused before anything
             // was done count as never sent, unless an earlier try went unanswered.
             let mut values = values.iter();
-            for (queued, sent_before) in group.iter_mut().zip(sent_before) {
+            for (queued, sent_before) in group.iter().zip(sent_before) {
                 let refused = values.by_ref().take(queued.calls.len()).all(|v| matches!(v, Value::ServerError(_)));
-                queued.sent = sent_before || !refused;
+                if refused && !sent_before {
+                    queued.progress.refused();
+                }
             }
             for queued in group.drain(..).rev() {
                 self.pending.push_front(queued);

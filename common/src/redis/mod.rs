@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::limits::MAX_QUEUED_COMMANDS;
 use crate::shutdown::{Stage, Tasks};
 use connection::Connector;
-use lane::{Lane, Queued};
+use lane::{Lane, Progress, Queued};
 
 /// A function library: what a service loads into its database.
 #[derive(Debug, Clone, Copy)]
@@ -112,12 +112,17 @@ impl Database {
             return Err(CallError::NotSent("stopping".into()));
         };
         let (answer, answered) = oneshot::channel();
-        let queued = Queued { calls, deadline, sent: false, answer, _place: place };
+        let progress = Arc::new(Progress::default());
+        let queued = Queued { calls, deadline, progress: progress.clone(), answer, _place: place };
         if self.queue.send(queued).is_err() {
             return Err(CallError::NotSent("stopping".into()));
         }
-        // The lane answers by the deadline in any case, because only the lane knows whether the calls were sent.
-        answered.await.unwrap_or_else(|_| Err(CallError::Unknown("the writer ended".into())))
+        let answered = async { answered.await.unwrap_or_else(|_| Err(CallError::Unknown("the writer ended".into()))) };
+        let Some(deadline) = deadline else { return answered.await };
+        // All lanes may be busy with a server that stands still, so the caller keeps its own time.
+        tokio::time::timeout_at(deadline, answered)
+            .await
+            .unwrap_or_else(|_| Err(progress.give_up("no answer within the time limit")))
     }
 
     /// Waits until the database answers and has the library, at most `patience`. Says whether it does.

@@ -1,0 +1,399 @@
+//! The order service's database (`order/src/order.lua`): orders, the undo log and operation keys. What the reconciler asks
+//! of it is in `reconcile.rs`.
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+
+use common::amount::{Amount, MAX, Quantity};
+use common::id::{ItemId, OrderId, UserId};
+use common::limits::MAX_ENTRIES_PER_ORDER;
+use common::reason::FailureReason;
+use common::redis::Operation;
+use common::saga::{Items, Saga, SagaId};
+use common::trace::TraceParent;
+use common::undo::State;
+use order::decision::Outcome;
+use order::effect::Begun;
+
+use super::{hash_reason, signed};
+use crate::planted::{Bug, Planted};
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OrderRecord {
+    /// Who pays.
+    pub user: UserId,
+    /// Its entries, as they were added.
+    pub entries: Vec<(ItemId, Quantity)>,
+    /// What it costs.
+    pub total: Amount,
+    /// Whether it is paid.
+    pub paid: bool,
+    /// A random token of this record of the order.
+    pub incarnation: String,
+    /// Checkouts that failed.
+    pub attempt: u64,
+    /// The open saga.
+    pub saga: Option<SagaId>,
+}
+
+impl OrderRecord {
+    /// A new one.
+    pub fn new(user: UserId, entries: Vec<(ItemId, Quantity)>, total: Amount, incarnation: &str) -> Self {
+        Self { user, entries, total, paid: false, incarnation: incarnation.to_owned(), attempt: 0, saga: None }
+    }
+}
+
+/// An undo entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndoEntry {
+    /// Where the saga stands.
+    pub state: State,
+    /// Its facts.
+    pub saga: Saga,
+    /// How often it was replayed.
+    pub round: u32,
+    /// Who waits for it.
+    pub inboxes: Vec<String>,
+    /// Operation keys that are bound to it.
+    pub operations: Vec<String>,
+    /// The trace that it belongs to; none for an entry that was lost and recovered.
+    pub trace: Option<TraceParent>,
+    /// When a closed entry is forgotten.
+    pub expires_ms: Option<u64>,
+}
+
+impl Hash for UndoEntry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.state.name().hash(state);
+        if let State::Failed(reason) = &self.state {
+            hash_reason(reason, state);
+        }
+        (&self.saga.saga_id, self.saga.started_at_ms, self.saga.amount, self.round).hash(state);
+        (&self.inboxes, &self.operations, self.expires_ms).hash(state);
+    }
+}
+
+/// Sums over all time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct OrderTotals {
+    /// Sagas that were opened.
+    pub started: i64,
+    /// Sagas that were closed without an undo entry.
+    pub recovered: i64,
+    /// Sagas that were closed as completed, and what they cost.
+    pub completed: i64,
+    /// See `completed`.
+    pub completed_amount: i64,
+    /// Sagas that were closed as failed, and what they would have cost.
+    pub failed: i64,
+    /// See `failed`.
+    pub failed_amount: i64,
+}
+
+/// What an operation key is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bound {
+    fingerprint: String,
+    outcome: Answer,
+    expires_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    NoOrder,
+    Running(SagaId),
+    Ended(State),
+}
+
+/// What `order_add_item` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddItem {
+    /// The order's new total.
+    Ok(Amount),
+    /// There is no such order.
+    NoOrder,
+    /// It is paid.
+    Paid,
+    /// Its checkout is under way.
+    InFlight(SagaId),
+    /// A sum would be too large.
+    Overflow,
+    /// It has too many entries.
+    TooMany,
+}
+
+/// What the order record says about a saga whose undo entry is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OrderVerdict {
+    Replaced,
+    Failed,
+    Completed,
+    Open,
+}
+
+/// The order service's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// All orders.
+    pub orders: BTreeMap<OrderId, OrderRecord>,
+    /// All undo entries.
+    pub undo: BTreeMap<SagaId, UndoEntry>,
+    /// Sums over all time.
+    pub totals: OrderTotals,
+    /// Open sagas that were never claimed → when they started (ms).
+    pub(super) open: BTreeMap<SagaId, u64>,
+    /// Open sagas that were claimed → when they are due again (ms).
+    pub(super) retry: BTreeMap<SagaId, u64>,
+    /// The same sagas → when they started (ms).
+    pub(super) retry_started: BTreeMap<SagaId, u64>,
+    pub(super) watermark_ms: u64,
+    pub(super) planted: Planted,
+    operations: BTreeMap<String, Bound>,
+    /// Ids that the planted bug has drawn.
+    drawn: u64,
+}
+
+impl Hash for Order {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.orders, &self.undo, &self.open, &self.retry, &self.totals, self.watermark_ms, self.drawn).hash(state);
+    }
+}
+
+impl Order {
+    /// An empty one.
+    pub fn new(planted: Planted) -> Self {
+        Self {
+            orders: BTreeMap::new(),
+            undo: BTreeMap::new(),
+            totals: OrderTotals::default(),
+            open: BTreeMap::new(),
+            retry: BTreeMap::new(),
+            retry_started: BTreeMap::new(),
+            watermark_ms: 0,
+            planted,
+            operations: BTreeMap::new(),
+            drawn: 0,
+        }
+    }
+
+    /// Adds an entry to an order: `order_add_item`.
+    pub fn add_item(&mut self, order: &OrderId, item: ItemId, quantity: Quantity, cost: Amount) -> AddItem {
+        let Some(record) = self.orders.get_mut(order) else { return AddItem::NoOrder };
+        if record.paid {
+            return AddItem::Paid;
+        } else if let Some(saga) = &record.saga {
+            return AddItem::InFlight(saga.clone());
+        }
+        let known = record.entries.iter().filter(|(known, _)| *known == item).map(|(_, quantity)| quantity.get());
+        if record.entries.len() as u64 >= MAX_ENTRIES_PER_ORDER {
+            return AddItem::TooMany;
+        }
+        let fits = known.sum::<u64>() + quantity.get() <= MAX;
+        let Some(total) = record.total.checked_add(cost).filter(|_| fits) else { return AddItem::Overflow };
+        record.entries.push((item, quantity));
+        record.total = total;
+        AddItem::Ok(total)
+    }
+
+    /// Opens a saga for an order, or joins the one that is open: `order_begin`.
+    pub fn begin(
+        &mut self,
+        now_ms: u64,
+        operation: Option<&Operation>,
+        order: &OrderId,
+        inbox: &str,
+        trace: &TraceParent,
+    ) -> Begun {
+        if let Some((operation, bound)) = operation.and_then(|of| Some((of, self.operations.get(&of.key)?))) {
+            return match &bound.outcome {
+                _ if bound.fingerprint != operation.fingerprint => Begun::KeyMismatch,
+                Answer::Running(saga) => Begun::Running(saga.clone()),
+                Answer::Ended(state) => Begun::Ended(state.clone()),
+                Answer::NoOrder => Begun::NoOrder,
+            };
+        }
+        let begun = self.open(now_ms, operation, order, inbox, trace);
+        let outcome = match &begun {
+            Begun::Started(saga) => Answer::Running(saga.saga_id.clone()),
+            Begun::Joined(saga) => Answer::Running(saga.clone()),
+            Begun::Paid => Answer::Ended(State::Completed),
+            _ => Answer::NoOrder,
+        };
+        if let Some(operation) = operation {
+            let expires_ms = now_ms + operation.ttl_s * 1_000;
+            let bound = Bound { fingerprint: operation.fingerprint.clone(), outcome, expires_ms };
+            self.operations.insert(operation.key.clone(), bound);
+        }
+        begun
+    }
+
+    fn open(
+        &mut self,
+        now_ms: u64,
+        operation: Option<&Operation>,
+        order: &OrderId,
+        inbox: &str,
+        trace: &TraceParent,
+    ) -> Begun {
+        let Some(record) = self.orders.get_mut(order) else { return Begun::NoOrder };
+        if record.paid {
+            return Begun::Paid;
+        }
+        let key = operation.map(|operation| operation.key.clone());
+        if let Some(saga) = &record.saga
+            && let Some(entry) = self.undo.get_mut(saga)
+        {
+            append(&mut entry.inboxes, Some(inbox.to_owned()));
+            append(&mut entry.operations, key);
+            return Begun::Joined(saga.clone());
+        }
+        let mut attempt = record.attempt;
+        if self.planted.is(Bug::DrawnSagaId) {
+            self.drawn += 1;
+            attempt += self.drawn;
+        }
+        let Ok(saga_id) = SagaId::derive(order, &record.incarnation, attempt) else { return Begun::NoOrder };
+        let saga = Saga {
+            saga_id: saga_id.clone(),
+            order_id: order.clone(),
+            // Never before the watermark, even if the clock is set back.
+            started_at_ms: now_ms.max(self.watermark_ms),
+            user_id: record.user.clone(),
+            amount: record.total,
+            items: Items::sum(record.entries.iter().cloned()).unwrap_or_default(),
+        };
+        record.saga = Some(saga_id.clone());
+        self.open.insert(saga_id.clone(), saga.started_at_ms);
+        self.totals.started += 1;
+        let entry = UndoEntry {
+            state: State::Started,
+            saga: saga.clone(),
+            round: 0,
+            inboxes: vec![inbox.to_owned()],
+            operations: key.into_iter().collect(),
+            trace: Some(trace.clone()),
+            expires_ms: None,
+        };
+        self.undo.insert(saga_id, entry);
+        Begun::Started(Box::new(saga))
+    }
+
+    /// Closes an undo entry, once, and with it the order's open saga: `order_close`.
+    pub fn close(&mut self, now_ms: u64, saga: &Saga, told: &State, retention_s: u64) -> Outcome {
+        let verdict = self.verdict(saga);
+        let recorded = match self.undo.get(&saga.saga_id) {
+            Some(UndoEntry { saga: of, .. }) if (&of.user_id, of.amount) != (&saga.user_id, saga.amount) => {
+                return Outcome::Conflict(format!("{} {}", of.user_id, of.amount));
+            }
+            Some(entry) => Some(entry.state.clone()),
+            // The reason went with the entry.
+            None if verdict == OrderVerdict::Failed => Some(State::Failed(FailureReason::Abandoned)),
+            None if verdict == OrderVerdict::Completed => Some(State::Completed),
+            None if saga.started_at_ms < self.watermark_ms => return Outcome::TooOld(self.watermark_ms),
+            None => None,
+        };
+        if !self.planted.is(Bug::CloseNotIdempotent) {
+            match &recorded {
+                Some(state) if state.name() == told.name() => return Outcome::Repeat(state.clone()),
+                Some(state) if *state != State::Started => return Outcome::EndedTwice(state.name().to_owned()),
+                _ => {}
+            }
+        }
+        let entry = self.undo.entry(saga.saga_id.clone()).or_insert_with(|| {
+            // The entry was lost with the tail of a failover. The event carries all that it held.
+            self.totals.recovered += 1;
+            let (inboxes, operations) = (Vec::new(), Vec::new());
+            UndoEntry { state: State::Started, saga: saga.clone(), round: 0, inboxes, operations, trace: None, expires_ms: None }
+        });
+        entry.state = told.clone();
+        entry.expires_ms = Some(now_ms + retention_s * 1_000);
+        let (inboxes, operations) = (entry.inboxes.clone(), entry.operations.clone());
+        for list in [&mut self.open, &mut self.retry, &mut self.retry_started] {
+            list.remove(&saga.saga_id);
+        }
+        self.settle_order(saga, told);
+        for key in &operations {
+            if let Some(bound) = self.operations.get_mut(key) {
+                bound.outcome = Answer::Ended(told.clone());
+            }
+        }
+        Outcome::Closed(inboxes)
+    }
+
+    /// Tells the order how its saga ended, and counts it.
+    fn settle_order(&mut self, saga: &Saga, told: &State) {
+        let is_open = self.verdict(saga) == OrderVerdict::Open || self.planted.is(Bug::CloseNotIdempotent);
+        let record = self.orders.get_mut(&saga.order_id).filter(|_| is_open);
+        let amount = signed(saga.amount.get());
+        if *told == State::Completed {
+            self.totals.completed += 1;
+            self.totals.completed_amount += amount;
+        } else {
+            self.totals.failed += 1;
+            self.totals.failed_amount += amount;
+        }
+        let Some(record) = record else { return };
+        record.saga = None;
+        if *told == State::Completed {
+            record.paid = true;
+        } else if !self.planted.is(Bug::AttemptNotIncremented) {
+            record.attempt = parts(&saga.saga_id).1 + 1;
+        }
+    }
+
+    fn verdict(&self, saga: &Saga) -> OrderVerdict {
+        let (incarnation, attempt) = parts(&saga.saga_id);
+        match self.orders.get(&saga.order_id) {
+            Some(record) if record.incarnation != incarnation => OrderVerdict::Replaced,
+            None => OrderVerdict::Replaced,
+            Some(record) if record.attempt > attempt => OrderVerdict::Failed,
+            Some(record) if record.paid => OrderVerdict::Completed,
+            Some(_) => OrderVerdict::Open,
+        }
+    }
+
+    /// Lets go of what has lived its time.
+    pub fn expire(&mut self, now_ms: u64) {
+        self.undo.retain(|_, entry| entry.expires_ms.is_none_or(|at| at > now_ms));
+        self.operations.retain(|_, bound| bound.expires_ms > now_ms);
+    }
+
+    /// Loses the opening of a saga, as a failover may that promotes a replica which lacks the tail.
+    pub fn lose_begin(&mut self, saga: &Saga) {
+        self.undo.remove(&saga.saga_id);
+        for list in [&mut self.open, &mut self.retry, &mut self.retry_started] {
+            list.remove(&saga.saga_id);
+        }
+        self.totals.started -= 1;
+        if let Some(record) = self.orders.get_mut(&saga.order_id) {
+            record.saga = None;
+        }
+    }
+
+    /// Whether every saga that was opened is closed once, or open and on one of the lists.
+    pub fn audit(&self) -> Result<(), String> {
+        let OrderTotals { started, recovered, completed, failed, .. } = self.totals;
+        let open = signed((self.open.len() + self.retry.len()) as u64);
+        if started + recovered != completed + failed + open {
+            return Err(format!(
+                "order: {started} sagas started and {recovered} recovered, but {completed} completed, {failed} failed, {open} open"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Incarnation and attempt.
+fn parts(saga: &SagaId) -> (&str, u64) {
+    let mut parts = saga.as_str().split('.').skip(1);
+    let incarnation = parts.next().unwrap_or_default();
+    (incarnation, parts.next().and_then(|attempt| attempt.parse().ok()).unwrap_or_default())
+}
+
+/// Appends a value once.
+fn append(list: &mut Vec<String>, value: Option<String>) {
+    if let Some(value) = value.filter(|value| !value.is_empty() && !list.contains(value)) {
+        list.push(value);
+    }
+}
