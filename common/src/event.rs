@@ -8,8 +8,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::Amount;
+use crate::id::{OrderId, UserId};
 use crate::reason::FailureReason;
-use crate::saga::{Saga, SagaId};
+use crate::saga::{Items, Saga, SagaId};
 use crate::trace::TraceParent;
 
 /// The version of the event bodies that this build writes and the newest it reads. Unknown fields are ignored, so a field
@@ -219,20 +221,57 @@ pub enum Poison {
     ForeignOrder(SagaId),
 }
 
-/// The JSON body of a saga event.
-#[derive(Serialize, Deserialize)]
-struct Body<S> {
+/// The JSON body of a saga event as it is written. Its fields stand in one level, because a person reads them in
+/// `nats stream view`; they are listed instead of flattened, because flattening makes reading three times as dear.
+#[derive(Serialize)]
+struct BodyOut<'a> {
     version: u32,
-    #[serde(flatten)]
-    saga: S,
+    saga_id: &'a SagaId,
+    order_id: &'a OrderId,
+    started_at_ms: u64,
+    user_id: &'a UserId,
+    amount: Amount,
+    items: &'a Items,
+    at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a FailureReason>,
+    round: u32,
+    trail: &'a [Step],
+}
+
+/// The same body as it is read.
+#[derive(Deserialize)]
+struct BodyIn {
+    version: u32,
+    saga_id: SagaId,
+    order_id: OrderId,
+    started_at_ms: u64,
+    user_id: UserId,
+    amount: Amount,
+    items: Items,
     #[serde(default)]
     at_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     reason: Option<FailureReason>,
     #[serde(default)]
     round: u32,
     #[serde(default)]
     trail: Vec<Step>,
+}
+
+impl BodyIn {
+    /// Reads a body. One of a newer version may look quite different, so what does not fit is asked for its version first.
+    fn read(body: &[u8]) -> Result<Self, Poison> {
+        let version = match serde_json::from_slice::<Self>(body) {
+            Ok(read) if read.version <= SCHEMA_VERSION => return Ok(read),
+            Ok(read) => read.version,
+            Err(error) => match serde_json::from_slice::<Versioned>(body) {
+                Ok(Versioned { version }) if version > SCHEMA_VERSION => version,
+                _ => return Err(error.into()),
+            },
+        };
+        Err(Poison::Version(version))
+    }
 }
 
 impl Event {
@@ -271,13 +310,18 @@ impl Event {
     /// The JSON body.
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         match self {
-            Self::Saga(event) => serde_json::to_vec(&Body {
+            Self::Saga(SagaEvent { saga, at_ms, reason, round, trail, .. }) => serde_json::to_vec(&BodyOut {
                 version: SCHEMA_VERSION,
-                saga: &event.saga,
-                at_ms: event.at_ms,
-                reason: event.reason.clone(),
-                round: event.round,
-                trail: event.trail.clone(),
+                saga_id: &saga.saga_id,
+                order_id: &saga.order_id,
+                started_at_ms: saga.started_at_ms,
+                user_id: &saga.user_id,
+                amount: saga.amount,
+                items: &saga.items,
+                at_ms: *at_ms,
+                reason: reason.as_ref(),
+                round: *round,
+                trail,
             }),
             Self::Watermark(watermark) => serde_json::to_vec(watermark),
         }
@@ -290,23 +334,21 @@ impl Event {
             return Ok(Self::Watermark(serde_json::from_slice(body)?));
         }
         let kind: Kind = subject.parse()?;
-        let version = serde_json::from_slice::<Versioned>(body)?.version;
-        if version > SCHEMA_VERSION {
-            return Err(Poison::Version(version));
-        }
-        let Body { saga, at_ms, reason, round, trail, .. } = serde_json::from_slice::<Body<Saga>>(body)?;
+        let BodyIn { saga_id, order_id, started_at_ms, user_id, amount, items, at_ms, reason, round, trail, .. } =
+            BodyIn::read(body)?;
         if kind.needs_reason() && reason.is_none() {
             return Err(Poison::NoReason(kind));
         }
-        if saga.saga_id.order() != saga.order_id.as_str() {
-            return Err(Poison::ForeignOrder(saga.saga_id));
+        if saga_id.order() != order_id.as_str() {
+            return Err(Poison::ForeignOrder(saga_id));
         }
+        let saga = Saga { saga_id, order_id, started_at_ms, user_id, amount, items };
         let traceparent = traceparent.and_then(|text| text.parse().ok()).unwrap_or_else(TraceParent::random);
         Ok(Self::Saga(SagaEvent { kind, saga, at_ms, reason, round, trail, traceparent }))
     }
 }
 
-/// Only the version, read before anything that a newer version may have changed.
+/// Only the version, of a body that may be newer.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,

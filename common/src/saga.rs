@@ -11,8 +11,8 @@ use crate::id::{ItemId, OrderId, UserId, validate};
 
 /// `<order_id>.<incarnation>.<attempt>`: derived from the order record and never drawn, so that a saga which a failover
 /// forgot is opened under the same id again, and meets the outcomes that the other services have recorded for it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SagaId(Arc<str>);
 
 /// Why a text is not a saga id.
@@ -61,9 +61,10 @@ impl TryFrom<String> for SagaId {
     }
 }
 
-impl From<SagaId> for String {
-    fn from(id: SagaId) -> String {
-        id.0.as_ref().to_owned()
+/// Written without a copy: every event carries it.
+impl Serialize for SagaId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
@@ -82,7 +83,7 @@ impl fmt::Debug for SagaId {
 /// The items of a saga with the sum of each one's quantities, ordered by id: one canonical form, so that two lists are the
 /// same content exactly when their texts are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<(ItemId, Quantity)>", into = "Vec<(ItemId, Quantity)>")]
+#[serde(try_from = "Vec<(ItemId, Quantity)>")]
 pub struct Items(Vec<(ItemId, Quantity)>);
 
 /// Why a list is not the canonical form of [`Items`], or not a list at all.
@@ -129,12 +130,6 @@ impl TryFrom<Vec<(ItemId, Quantity)>> for Items {
     }
 }
 
-impl From<Items> for Vec<(ItemId, Quantity)> {
-    fn from(items: Items) -> Self {
-        items.0
-    }
-}
-
 /// `id:quantity,id:quantity`, the form in which Redis functions take and keep items.
 impl fmt::Display for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,7 +159,7 @@ pub fn parse_entries(text: &str) -> Result<Vec<(ItemId, Quantity)>, InvalidItems
 }
 
 /// The facts of a saga: all that any step of it needs, so that no consumer ever asks back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saga {
     /// Which saga.
     pub saga_id: SagaId,

@@ -40,7 +40,11 @@ pub const COMMON: &[Setting] = &[
     Setting { name: "INSTANCE", default: "SERVICE-1", help: "name of this instance in logs and events" },
     Setting { name: "REDIS_URL", default: "redis://127.0.0.1:6379", help: "the service's own database" },
     Setting { name: "NATS_URL", default: "nats://127.0.0.1:4222", help: "NATS servers, separated by commas" },
-    Setting { name: "LOG", default: "info", help: "log filter, as RUST_LOG of the tracing crate" },
+    Setting {
+        name: "LOG",
+        default: crate::telemetry::LOG_DEFAULT,
+        help: "log filter, as RUST_LOG of the tracing crate",
+    },
     Setting { name: "LOG_FORMAT", default: "text", help: "text or json" },
     Setting { name: "REDIS_LANES", default: "2", help: "connections that write to the database in turn" },
     Setting {

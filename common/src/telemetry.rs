@@ -7,6 +7,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{WrongSetting, read};
 
+/// What is logged by default. The NATS client would mention every attempt to connect during an outage; the broker says once
+/// that it is away, and once that it is back.
+pub const LOG_DEFAULT: &str = "info,async_nats=warn";
+
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Installs the log writer (`LOG`, `LOG_FORMAT`) and the metrics recorder. Call once, first.
@@ -14,7 +18,7 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 /// # Errors
 /// `LOG` or `LOG_FORMAT` is wrong.
 pub fn install() -> Result<(), WrongSetting> {
-    let filter: String = read("LOG", "info")?;
+    let filter: String = read("LOG", LOG_DEFAULT)?;
     let filter = EnvFilter::try_new(&filter).map_err(|why| WrongSetting::new("LOG", &filter, why))?;
     let format: String = read("LOG_FORMAT", "text")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -150,13 +150,13 @@ local function verdict_of_order(order, incarnation, attempt)
   return 'open'
 end
 
--- Tells the operation keys that are bound to a saga how it ended.
-local function settle(operations, outcome, reason)
+-- Tells the operation keys that are bound to a saga how it ended. A key that has lived its time may be bound to another saga by now.
+local function settle(operations, saga, outcome, reason)
   for operation in string.gmatch(operations, '[^\n]+') do
     local recorded = redis.call('GET', operation)
-    if recorded then
-      local record = cjson.decode(recorded)
-      redis.call('SET', operation, cjson.encode({ record[1], outcome, record[3], reason }), 'KEEPTTL')
+    local record = recorded and cjson.decode(recorded)
+    if record and record[3] == saga then
+      redis.call('SET', operation, cjson.encode({ record[1], outcome, saga, reason }), 'KEEPTTL')
     end
   end
 end
@@ -205,7 +205,7 @@ local function close(keys, args)
   raise(keys[6], args[2], '1')
   raise(keys[6], args[2] .. '_amount', args[10])
   if operations and operations ~= '' then
-    settle(operations, args[2], args[3])
+    settle(operations, args[1], args[2], args[3])
   end
   return { 'closed', inboxes or '' }
 end

@@ -92,7 +92,8 @@ impl Reconciler {
         };
         let events: Vec<Event> = claimed.into_iter().map(|claimed| self.carry_out(claimed)).collect();
         if events.is_empty() {
-            return false;
+            // A page of sagas that were closed meanwhile: the claim has put them away.
+            return more;
         }
         metrics::counter!("sagas_reconciled_total").increment(events.len() as u64);
         if let Err(error) = self.broker.publish_all(&events).await {

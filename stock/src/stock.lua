@@ -120,10 +120,12 @@ local function reserve(keys, args)
       return fail(keys, args, 'out_of_stock:' .. id)
     end
   end
+  -- Totals first: should one of them be at its end, nothing is taken yet.
   for n = 5, #keys do
-    local quantity = args[2 * n - 5]
-    raise(keys[1], 'reserved', quantity)
-    take(keys[n], quantity)
+    raise(keys[1], 'reserved', args[2 * n - 5])
+  end
+  for n = 5, #keys do
+    take(keys[n], args[2 * n - 5])
   end
   record(keys[4], keys[3], args[1], 'reserved ' .. args[3])
   return { 'reserved' }

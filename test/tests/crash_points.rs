@@ -14,9 +14,8 @@ const ORDERS: u64 = 400;
 const CLIENTS: usize = 32;
 
 /// Ends `service` at its `n`-th passing of `point` while some hundred checkouts run.
-async fn crash(service: &str, point: &str, n: u32) {
-    let options = Options::default().recovers_soon().set(&format!("{service}.CRASH_AT={point}:{n}"));
-    let platform = Platform::start(options).await;
+async fn crash(options: Options, service: &str, point: &str, n: u32) {
+    let platform = Platform::start(options.set(&format!("{service}.CRASH_AT={point}:{n}"))).await;
     let instance = format!("{service}-1");
     let before = platform.pid(&instance).unwrap();
     Seed::scarce(ORDERS).fill(&platform.client()).await;
@@ -51,7 +50,21 @@ macro_rules! crash_points {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                crash($service, $point, $n).await;
+                crash(Options::default().recovers_soon(), $service, $point, $n).await;
+            }
+        )*
+    };
+}
+
+/// The same with a reconciler that does nothing: what payment and stock had in hand comes again from the stream alone, because
+/// nothing is acknowledged before what follows from it is stored.
+macro_rules! crash_points_without_replays {
+    ($($test:ident: $point:literal in $service:literal at $n:literal,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let never = Options::default().recovers_soon().set("order.REPLAY_FIRST_MS=3600000");
+                crash(never, $service, $point, $n).await;
             }
         )*
     };
@@ -74,6 +87,17 @@ crash_points! {
     stock_between_effects_and_publish: "stock.effect" in "stock" at 5,
     stock_between_publish_and_ack: "stock.published" in "stock" at 5,
     stock_after_the_ack: "stock.acked" in "stock" at 5,
+}
+
+crash_points_without_replays! {
+    the_stream_alone_finishes_what_payment_had_received: "payment.received" in "payment" at 5,
+    the_stream_alone_finishes_what_payment_had_done: "payment.effect" in "payment" at 5,
+    the_stream_alone_finishes_what_payment_had_told: "payment.published" in "payment" at 5,
+    the_stream_alone_finishes_what_payment_had_acknowledged: "payment.acked" in "payment" at 5,
+    the_stream_alone_finishes_what_stock_had_received: "stock.received" in "stock" at 5,
+    the_stream_alone_finishes_what_stock_had_done: "stock.effect" in "stock" at 5,
+    the_stream_alone_finishes_what_stock_had_told: "stock.published" in "stock" at 5,
+    the_stream_alone_finishes_what_stock_had_acknowledged: "stock.acked" in "stock" at 5,
 }
 
 /// The points that the code passes: `crash::point("…")`, and one of each kind per durable in `nats/src/batch.rs`.

@@ -314,7 +314,9 @@ impl Order {
         }
         self.settle_order(saga, told);
         for key in &operations {
-            if let Some(bound) = self.operations.get_mut(key) {
+            // A key that has lived its time may be bound to another saga by now.
+            let bound = self.operations.get_mut(key);
+            if let Some(bound) = bound.filter(|bound| bound.outcome == Answer::Running(saga.saga_id.clone())) {
                 bound.outcome = Answer::Ended(told.clone());
             }
         }

@@ -93,8 +93,10 @@ impl Stream {
     /// Stores a message.
     pub fn store(&mut self, message: Rc<Message>) {
         if let Some(known) = &mut self.known {
-            let without_round = message.id.rsplit_once('/').map_or("", |(rest, _)| rest).to_owned() + message.subject;
-            if !known.insert(without_round) {
+            // `<saga>/<event>/<round>`: the bug leaves the round out. Other ids are taken as they are.
+            let words = message.id.split('/').count();
+            let id = message.id.rsplit_once('/').filter(|_| words == 3).map_or(&*message.id, |(rest, _)| rest);
+            if !known.insert(id.to_owned()) {
                 return;
             }
         }

@@ -1,0 +1,119 @@
+//! What goes wrong between the steps of the instances.
+
+use nats::topology::Durable;
+
+use super::World;
+use crate::ledger::{Account, Violation};
+use super::stream::place;
+
+impl World {
+    /// One fault, of those that the seed has drawn; most often none.
+    pub fn fault(&mut self) -> Result<(), Violation> {
+        let odds = self.scenario.odds.clone();
+        let instance = self.dice.index(self.instances.len());
+        match self.dice.below(14) {
+            0 if self.dice.chance(odds.crash) && self.is_up(instance) => self.crash(instance, "between two steps"),
+            1 if self.dice.chance(odds.pause) && self.is_up(instance) => self.pause(instance),
+            2 if self.dice.chance(odds.outage) => self.outage(),
+            3 if self.dice.chance(odds.duplicate) => self.duplicate(),
+            4 if self.dice.chance(odds.lose_tail) => {
+                let count = 1 + self.dice.index(12);
+                let lost = self.stream.lose_tail(count);
+                self.lose(lost, "the stream loses its tail");
+            }
+            5 if self.dice.chance(odds.lose_one) => {
+                let index = self.dice.index(self.stream.len());
+                let lost = usize::from(self.stream.lose_one(index));
+                self.lose(lost, "the stream loses a message");
+            }
+            6 if self.dice.chance(odds.purge) => {
+                self.lose(self.stream.len(), "the stream is purged");
+                self.stream.purge();
+            }
+            7 if self.dice.chance(odds.delete) => {
+                self.lose(self.stream.len(), "the stream is deleted");
+                self.stream.delete();
+            }
+            8 if self.dice.chance(odds.stream_away) => {
+                self.stream_away_until_ms = self.now_ms + self.dice.between(10, 5_000);
+                self.count("stream away");
+            }
+            9 if self.dice.chance(odds.database_away) => {
+                let durable = self.dice.one_of(Durable::ALL);
+                self.database_away_until_ms[place(durable)] = self.now_ms + self.dice.between(10, 5_000);
+                self.count("database away");
+            }
+            10 if self.dice.chance(odds.clock) => {
+                self.order_skew_ms = self.dice.between(0, 20_000).cast_signed() - 10_000;
+                self.say(|world| format!("the order database's clock is {} ms off", world.order_skew_ms));
+                self.count("clock jumps");
+            }
+            11 if self.dice.chance(odds.undo_lost) => return self.lose_undo(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, messages: usize, how: &'static str) {
+        self.say(|_| format!("{how}: {messages} messages are lost"));
+        self.count_by(how, usize::from(messages > 0));
+        self.messages_lost += messages;
+    }
+
+    /// An instance stands still, keeps what it has, and goes on as if nothing had been.
+    fn pause(&mut self, instance: usize) {
+        let until_ms = self.now_ms + self.dice.between(100, 20_000);
+        self.say(|world| format!("{} stands still until {until_ms}", world.instances[instance].name));
+        self.count("pauses");
+        self.instances[instance].away_until_ms = until_ms;
+    }
+
+    /// A whole service is away for long.
+    fn outage(&mut self) {
+        let (durable, until_ms) = (self.dice.one_of(Durable::ALL), self.now_ms + self.dice.between(1_000, 120_000));
+        self.say(|_| format!("{durable} stands still until {until_ms}"));
+        self.count("outages");
+        for instance in self.instances.iter_mut().filter(|instance| instance.durable == durable) {
+            instance.away_until_ms = until_ms;
+        }
+    }
+
+    /// A publisher that hung sends once more what it had sent before, however long ago.
+    pub fn duplicate(&mut self) {
+        let history = self.stream.history();
+        if history.is_empty() {
+            return;
+        }
+        let message = history[self.dice.index(history.len())].clone();
+        self.say(|_| format!("sent once more: {}", message.id));
+        self.count("duplicates");
+        self.stream.store(message);
+    }
+
+    /// The extension point for lost tails (see [`super::scenario::Odds::undo_lost`]): the order database forgets a saga that
+    /// was just opened, and the client asks again.
+    fn lose_undo(&mut self) -> Result<(), Violation> {
+        let now_ms = self.order_clock_ms();
+        // The record of an outcome is found by the saga's start, so the same id is the same saga only within one bucket.
+        let bucket = |at_ms: u64| at_ms / common::limits::OUTCOME_BUCKET_MS;
+        let is_young = |account: &&Account| bucket(account.saga.started_at_ms) == bucket(now_ms);
+        let found = self.ledger.open().find(is_young).map(|account| account.saga.clone());
+        let Some(saga) = found.filter(|saga| self.databases.order.undo.contains_key(&saga.saga_id)) else {
+            return Ok(());
+        };
+        self.say(|_| format!("the order database forgets {}", saga.saga_id));
+        self.count("undo entries lost");
+        self.databases.order.lose_begin(&saga);
+        self.ledger.lost(&saga.saga_id);
+        let (order, index) = (saga.order_id, self.requests.len());
+        let Some(instance) = (0..self.instances.len()).find(|n| {
+            self.instances[*n].durable == Durable::Order && self.is_up(*n)
+        }) else {
+            self.instances[0].away_until_ms = self.now_ms;
+            self.arrive(order, 0);
+            return self.step_request(index).map(|_| ());
+        };
+        self.arrive(order, instance);
+        self.step_request(index).map(|_| ())
+    }
+}
