@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::problem::{Code, Problem};
-use crate::redis::{CallError, Operation, UnexpectedReply};
+use crate::redis::{Call, CallError, Database, Operation, Reply, UnexpectedReply};
+use crate::service::ServiceSettings;
 use crate::trace::TraceParent;
 
 /// Connections that may wait to be accepted: a few thousand clients may connect at once. The kernel cuts it to
@@ -114,6 +115,46 @@ where
 /// How long replies of requests with an `Idempotency-Key` are kept, in seconds. A part of each service's state.
 #[derive(Debug, Clone, Copy)]
 pub struct IdempotencyTtl(pub u64);
+
+/// What the handlers of every service share: its database and its settings. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The service's own database.
+    pub database: Database,
+    /// The settings that every service has.
+    pub settings: Arc<ServiceSettings>,
+}
+
+impl App {
+    /// Handlers on this database.
+    pub fn new(database: Database, settings: &ServiceSettings) -> Self {
+        Self { database, settings: Arc::new(settings.clone()) }
+    }
+
+    /// Runs a command within the request's time limit. `location` is where the client can look what became of it.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn run(&self, call: Call, location: impl Into<String>) -> Result<Reply, Problem> {
+        let reply = self.database.call(call, Some(self.settings.deadline())).await;
+        reply.map_err(|error| trouble(error, location))
+    }
+
+    /// Reads something within the request's time limit.
+    ///
+    /// # Errors
+    /// The database did not answer. A read has no effect, so nothing was started in any sense that matters.
+    pub async fn read(&self, call: Call) -> Result<Reply, Problem> {
+        let reply = self.database.call(call, Some(self.settings.deadline())).await;
+        reply.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))
+    }
+}
+
+impl FromRef<App> for IdempotencyTtl {
+    fn from_ref(app: &App) -> Self {
+        Self(app.settings.idempotency_ttl_s)
+    }
+}
 
 impl<S> FromRequestParts<S> for Operation
 where

@@ -5,11 +5,13 @@
 
 pub mod amount;
 pub mod crash;
+pub mod decision;
 pub mod event;
 pub mod http;
 pub mod id;
 pub mod limits;
 pub mod problem;
+pub mod process;
 pub mod reason;
 pub mod redis;
 pub mod saga;

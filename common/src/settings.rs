@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::process::Description;
+
 /// Exit code for a wrong setting or argument: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
 
@@ -111,11 +113,12 @@ pub fn read_ms(name: &'static str, default: &str) -> Result<Duration, WrongSetti
 }
 
 /// The `--help` text of a service: what it is, and its settings as a table.
-pub fn help(service: &str, listen: &str, about: &str, own: &[Setting]) -> String {
+pub fn help(service: &Description) -> String {
     use std::fmt::Write as _;
-    let mut text = format!("{about}\n\nUsage: {service} [--help]\n\nSettings, all from the environment:\n");
-    for setting in own.iter().chain(COMMON) {
-        let default = setting.default.replace("SERVICE", service).replace("LISTEN_DEFAULT", listen);
+    let name = service.name;
+    let mut text = format!("{}\n\nUsage: {name} [--help]\n\nSettings, all from the environment:\n", service.about);
+    for setting in service.own.iter().chain(COMMON) {
+        let default = setting.default.replace("SERVICE", name).replace("LISTEN_DEFAULT", service.listen);
         let default = if default.is_empty() { "none".to_owned() } else { default };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {:<24} {} [default: {default}]", setting.name, setting.help);
@@ -125,17 +128,16 @@ pub fn help(service: &str, listen: &str, about: &str, own: &[Setting]) -> String
 }
 
 /// Handles the only arguments that a service takes. `Some` ends the process with that exit code.
-pub fn handle_arguments(service: &str, listen: &str, about: &str, own: &[Setting]) -> Option<u8> {
+pub fn handle_arguments(service: &Description) -> Option<u8> {
     match std::env::args().nth(1).as_deref() {
         None => None,
         Some("--help" | "-h") => {
-            print!("{}", help(service, listen, about, own));
+            print!("{}", help(service));
             Some(0)
         }
         Some(other) => {
-            eprintln!(
-                "{service}: unknown argument {other:?}; settings come from the environment, see {service} --help"
-            );
+            let name = service.name;
+            eprintln!("{name}: unknown argument {other:?}; settings come from the environment, see {name} --help");
             Some(EXIT_USAGE)
         }
     }
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn help_lists_every_setting() {
-        let text = help("order", "127.0.0.1:8001", "About.", &[]);
+        let text = help(&Description { name: "order", listen: "127.0.0.1:8001", about: "About.", own: &[] });
         for setting in COMMON {
             assert!(text.contains(setting.name), "{}", setting.name);
         }

@@ -10,6 +10,8 @@ use async_nats::Message;
 use async_nats::jetstream::AckKind;
 use common::event::Event;
 use common::limits::{MAX_BATCHES_IN_FLIGHT, MAX_CONSUMER_BATCH};
+use common::redis::Database;
+use common::shutdown::Tasks;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +63,23 @@ impl Ready {
 
     fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
+    }
+}
+
+/// What a service needs to be ready, each with whether it has it.
+pub fn needs(
+    database: Database,
+    broker: Broker,
+    consumer: Ready,
+    tasks: Tasks,
+) -> impl Fn() -> Vec<(&'static str, bool)> + Send + Sync + 'static {
+    move || {
+        vec![
+            ("the database", database.is_connected()),
+            ("NATS", broker.is_connected()),
+            ("the consumer", consumer.is_ready()),
+            ("its restart", !tasks.is_leaving()),
+        ]
     }
 }
 

@@ -10,10 +10,12 @@ mod dead_letter;
 mod ensure;
 mod message;
 mod outage;
+mod participant;
 mod prices;
 mod publish;
 mod pull;
 pub mod topology;
 
 pub use broker::{Broker, BrokerError, Inbox, Notification};
-pub use consume::{React, Ready, Verdict, consume};
+pub use consume::{React, Ready, Verdict, consume, needs};
+pub use participant::{Participant, Reactor};

@@ -10,7 +10,7 @@ use common::http::trouble;
 use common::id::OrderId;
 use common::problem::{Code, Problem};
 use common::reason::FailureReason;
-use common::redis::{Operation, key_in_use, key_mismatch};
+use common::redis::{Database, Operation, key_in_use, key_mismatch};
 use common::saga::{Saga, SagaId};
 use common::trace::TraceParent;
 use common::undo::State;
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::command::no_such_order;
-use crate::effect::{self, Begun, Effects};
+use crate::effect::{self, Begun};
 use crate::undo::read_entry;
 use crate::waiting::{Waiter, Waiting};
 
@@ -29,7 +29,7 @@ const POLL_EVERY: Duration = Duration::from_millis(1_000);
 /// Runs checkouts. Cheap to clone.
 #[derive(Clone)]
 pub struct Checkouts {
-    effects: Effects,
+    database: Database,
     broker: Broker,
     waiting: Waiting,
     /// The subject at which this instance is told of ends.
@@ -40,9 +40,9 @@ pub struct Checkouts {
 
 impl Checkouts {
     /// Checkouts whose ends are told to `inbox`, at most `places` at once.
-    pub fn new(effects: Effects, broker: Broker, waiting: Waiting, inbox: &str, places: usize) -> Self {
+    pub fn new(database: Database, broker: Broker, waiting: Waiting, inbox: &str, places: usize) -> Self {
         let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { effects, broker, waiting, inbox: inbox.into(), places }
+        Self { database, broker, waiting, inbox: inbox.into(), places }
     }
 
     /// Checks an order out, or joins the checkout that is under way, and waits for the end until `deadline`.
@@ -63,7 +63,7 @@ impl Checkouts {
         // Registered before the saga can end.
         let waiter = self.waiting.register(order);
         let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace);
-        let reply = self.effects.run(call, deadline).await;
+        let reply = self.database.call(call, Some(deadline)).await;
         let reply = reply.map_err(|error| trouble(error, format!("/orders/find/{order}")))?;
         let saga = match (effect::read_begun(order, &reply)?, operation) {
             (Begun::Started(saga), _) => {
@@ -117,7 +117,7 @@ impl Checkouts {
 
     /// Looks at the undo entry, and returns the saga's end if it has one.
     async fn look(&self, saga: &SagaId, deadline: Instant) -> Option<State> {
-        let reply = self.effects.run(effect::find_undo(saga), deadline).await.ok()?;
+        let reply = self.database.call(effect::find_undo(saga), Some(deadline)).await.ok()?;
         let entry = read_entry(saga, &reply).ok()??;
         (entry.state != State::Started).then_some(entry.state)
     }

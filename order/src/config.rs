@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use common::process::Description;
 use common::service::ServiceSettings;
 use common::settings::{Setting, WrongSetting, read, read_ms};
 
-/// The service's name, in settings, events and consumers.
-pub const SERVICE: &str = "order";
-/// Where it listens by default.
-pub const LISTEN: &str = "127.0.0.1:8001";
-/// The first line of `--help`.
-pub const ABOUT: &str =
-    "The order service of the checkout platform: orders, checkouts, the undo log and its reconciler.";
+/// The service.
+pub const SERVICE: Description = Description {
+    name: "order",
+    listen: "127.0.0.1:8001",
+    about: "The order service of the checkout platform: orders, checkouts, the undo log and its reconciler.",
+    own: OWN,
+};
+
 /// Settings that only this service has.
 pub const OWN: &[Setting] = &[
     Setting { name: "SAGA_LIMIT_MS", default: "30000", help: "age at which an undecided saga is abandoned and undone" },
@@ -75,7 +77,7 @@ pub struct ReconcileSettings {
 /// The first one that is wrong.
 pub fn read_all() -> Result<Settings, WrongSetting> {
     let settings = Settings {
-        service: ServiceSettings::read(SERVICE, LISTEN)?,
+        service: ServiceSettings::read(SERVICE.name, SERVICE.listen)?,
         reconcile: ReconcileSettings {
             saga_limit: own_ms("SAGA_LIMIT_MS")?,
             replay_first: own_ms("REPLAY_FIRST_MS")?,

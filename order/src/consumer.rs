@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use common::crash;
 use common::event::{Event, SagaEvent};
-use common::redis::{CallError, Reply};
+use common::redis::{CallError, Database, Reply};
 use common::service::wall_clock_ms;
 use common::undo::State;
 use nats::{Broker, React, Verdict};
 
 use crate::decision::{Decision, Followup, decide, follow};
-use crate::effect::{self, Effects};
+use crate::effect;
 use crate::undo::write_steps;
 use crate::waiting::{Ended, Waiting};
 
 /// The order service's side of the choreography.
 pub struct Reactor {
-    effects: Effects,
+    database: Database,
     broker: Broker,
     waiting: Waiting,
     /// The subject at which this instance is told of ends; for these, no message is needed.
@@ -25,9 +25,9 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// Reacts with these effects, and tells these waiters.
-    pub fn new(effects: Effects, broker: Broker, waiting: Waiting, inbox: &str, undo_retention_s: u64) -> Self {
-        Self { effects, broker, waiting, inbox: inbox.into(), undo_retention_s }
+    /// Reacts on this database, and tells these waiters.
+    pub fn new(database: Database, broker: Broker, waiting: Waiting, inbox: &str, undo_retention_s: u64) -> Self {
+        Self { database, broker, waiting, inbox: inbox.into(), undo_retention_s }
     }
 
     async fn after_close(&self, event: &Event, state: State, reply: Result<Reply, CallError>) -> Verdict {
@@ -68,7 +68,7 @@ impl React for Reactor {
             }
             _ => None,
         });
-        let mut replies = match self.effects.run_all(calls.collect()).await {
+        let mut replies = match self.database.call_all(calls.collect(), None).await {
             Ok(replies) => replies.into_iter(),
             Err(error) => return batch.iter().map(|_| Verdict::Retry(error.to_string())).collect(),
         };

@@ -14,11 +14,10 @@
 use common::amount::{Amount, Quantity};
 use common::id::{ItemId, OrderId, UserId};
 use common::limits::{MAX_ENTRIES_PER_ORDER, MAX_SAGAS_PER_CLAIM};
-use common::redis::{BatchChunk, Call, CallError, Database, Library, Operation, Reply, UnexpectedReply};
+use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
 use common::saga::{Items, Saga, SagaId, parse_entries};
 use common::trace::TraceParent;
 use common::undo::State;
-use tokio::time::Instant;
 
 use crate::config::ReconcileSettings;
 use crate::decision::Outcome;
@@ -26,40 +25,6 @@ use crate::undo::read_state;
 
 /// The functions that the service loads into its database.
 pub const LIBRARY: Library = Library { name: "order", code: include_str!("order.lua") };
-
-/// Runs effects on the database.
-#[derive(Clone)]
-pub struct Effects {
-    database: Database,
-}
-
-impl Effects {
-    /// Effects on this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
-    }
-
-    /// Runs calls as one group, until they are answered.
-    ///
-    /// # Errors
-    /// None of them was answered: the process stops.
-    pub async fn run_all(&self, calls: Vec<Call>) -> Result<Vec<Result<Reply, CallError>>, CallError> {
-        self.database.call_all(calls, None).await
-    }
-
-    /// The database itself, for a `batch_init`.
-    pub fn database(&self) -> &Database {
-        &self.database
-    }
-
-    /// Runs one call until `deadline`.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn run(&self, call: Call, deadline: Instant) -> Result<Reply, CallError> {
-        self.database.call(call, Some(deadline)).await
-    }
-}
 
 fn order_key(order: impl std::fmt::Display) -> String {
     format!("order:{order}")

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use common::redis::Database;
-use common::settings::{EXIT_USAGE, handle_arguments};
 use common::shutdown::{Signals, Stage, Tasks, run_until_signal};
-use common::{service, telemetry};
+use common::{process, service};
 use nats::Broker;
 use nats::topology::{Durable, Limits};
 use order::{checkout, config, consumer, effect, http, prices, reconcile, waiting};
@@ -14,26 +13,8 @@ use order::{checkout, config, consumer, effect, http, prices, reconcile, waiting
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    if let Some(code) = handle_arguments(config::SERVICE, config::LISTEN, config::ABOUT, config::OWN) {
-        return code.into();
-    }
-    let settings = match telemetry::install().and_then(|()| config::read_all()) {
-        Ok(settings) => settings,
-        Err(wrong) => {
-            eprintln!("{}: {wrong}", config::SERVICE);
-            return EXIT_USAGE.into();
-        }
-    };
-    match run(settings).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            tracing::error!(%error, "the service cannot run");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    process::main(&config::SERVICE, config::read_all, run)
 }
 
 /// Runs until a signal and says whether everything in hand was finished.
@@ -50,26 +31,27 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     let limits = Limits::from(settings);
     broker.ensure_topology(&limits).await?;
 
-    let (effects, waiting) = (effect::Effects::new(database.clone()), waiting::Waiting::default());
+    let waiting = waiting::Waiting::default();
     let inbox = broker.inbox().await?;
     let subject = inbox.subject().to_owned();
     tasks.spawn(Stage::Support, consumer::listen(inbox, waiting.clone(), tasks.stop(Stage::Support)));
 
     let ready = nats::Ready::default();
     let (retention_s, places) = (all.undo_retention_s, all.max_checkouts_in_flight);
-    let reactor = consumer::Reactor::new(effects.clone(), broker.clone(), waiting.clone(), &subject, retention_s);
+    let reactor = consumer::Reactor::new(database.clone(), broker.clone(), waiting.clone(), &subject, retention_s);
     let reactor = Arc::new(reactor);
     tasks.spawn(
         Stage::Work,
         nats::consume(broker.clone(), Durable::Order, limits, reactor, ready.clone(), tasks.stop(Stage::Work)),
     );
-    let reconciler = reconcile::Reconciler::new(effects.clone(), broker.clone(), all.reconcile.clone());
+    let reconciler = reconcile::Reconciler::new(database.clone(), broker.clone(), all.reconcile.clone());
     tasks.spawn(Stage::Work, reconciler.run(tasks.stop(Stage::Work)));
 
-    let checkouts = checkout::Checkouts::new(effects.clone(), broker.clone(), waiting, &subject, places);
+    let checkouts = checkout::Checkouts::new(database.clone(), broker.clone(), waiting, &subject, places);
     let prices = prices::Prices::new(broker.clone(), all.price_cache_entries);
-    let app =
-        http::router(http::App::new(effects, checkouts, prices, &all), database, broker.clone(), ready, tasks.clone());
+    let base = common::http::App::new(database.clone(), settings);
+    let needs = nats::needs(database, broker.clone(), ready, tasks.clone());
+    let app = http::router(http::App::new(base, checkouts, prices, all.undo_retention_s), needs);
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
     tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
 

@@ -4,6 +4,7 @@
 //! The pure [`plan`] says what is done about a saga and why; a [`Reconciler::tick`] does it for one page of them.
 
 use common::event::{Event, Kind, SagaEvent, Watermark};
+use common::redis::Database;
 use common::service::wall_clock_ms;
 use nats::Broker;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ReconcileSettings;
-use crate::effect::{self, Claimed, Effects};
+use crate::effect::{self, Claimed};
 
 /// What is done about a saga that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,15 +47,15 @@ pub fn plan(claimed: &Claimed, saga_limit: Duration) -> Plan {
 
 /// Claims, plans and publishes.
 pub struct Reconciler {
-    effects: Effects,
+    database: Database,
     broker: Broker,
     settings: ReconcileSettings,
 }
 
 impl Reconciler {
-    /// A reconciler with these effects.
-    pub fn new(effects: Effects, broker: Broker, settings: ReconcileSettings) -> Self {
-        Self { effects, broker, settings }
+    /// A reconciler of this database.
+    pub fn new(database: Database, broker: Broker, settings: ReconcileSettings) -> Self {
+        Self { database, broker, settings }
     }
 
     /// Ticks until `stop`, and tells the watermark in between.
@@ -133,7 +134,7 @@ impl Reconciler {
     /// Asks the database, but does not queue up behind an outage: the next tick asks again.
     async fn ask(&self, call: common::redis::Call) -> Option<common::redis::Reply> {
         let deadline = Instant::now() + Duration::from_secs(5);
-        match self.effects.run(call, deadline).await {
+        match self.database.call(call, Some(deadline)).await {
             Ok(reply) => Some(reply),
             Err(error) => {
                 tracing::warn!(%error, "the reconciler has no database");

@@ -1,15 +1,17 @@
 //! The payment service's settings. Only this file reads the environment.
 
+use common::process::Description;
 use common::service::ServiceSettings;
 use common::settings::{Setting, WrongSetting};
 
-/// The service's name, in settings, events and consumers.
-pub const SERVICE: &str = "payment";
-/// Where it listens by default.
-pub const LISTEN: &str = "127.0.0.1:8002";
-/// The first line of `--help`.
-pub const ABOUT: &str =
-    "The payment service of the checkout platform: credit of users, debits and refunds of checkouts.";
+/// The service.
+pub const SERVICE: Description = Description {
+    name: "payment",
+    listen: "127.0.0.1:8002",
+    about: "The payment service of the checkout platform: credit of users, debits and refunds of checkouts.",
+    own: OWN,
+};
+
 /// Settings that only this service has.
 pub const OWN: &[Setting] = &[];
 
@@ -18,5 +20,5 @@ pub const OWN: &[Setting] = &[];
 /// # Errors
 /// The first one that is wrong.
 pub fn read() -> Result<ServiceSettings, WrongSetting> {
-    ServiceSettings::read(SERVICE, LISTEN)
+    ServiceSettings::read(SERVICE.name, SERVICE.listen)
 }

@@ -1,70 +1,32 @@
-//! Turns batches of events into groups of effects, and their outcomes into the events that follow.
+//! The payment service as a participant of the choreography: its pure decisions and its effects, put together.
 
-use common::event::Event;
-use common::redis::{CallError, Reply};
-use common::service::wall_clock_ms;
-use nats::{React, Verdict};
+use common::event::{Event, SagaEvent, Watermark};
+use common::redis::{Call, Reply, UnexpectedReply};
+use common::saga::Saga;
+use nats::Participant;
 
-use crate::decision::{Decision, decide, follow};
-use crate::effect::{self, Effects};
+use crate::decision::{self, Decision, Effect};
+use crate::effect;
 
-/// The payment service's side of the choreography.
-pub struct Reactor {
-    effects: Effects,
-}
+/// The payment service's part.
+pub struct Payment;
 
-impl Reactor {
-    /// Reacts with these effects.
-    pub fn new(effects: Effects) -> Self {
-        Self { effects }
+impl Participant for Payment {
+    type Effect = Effect;
+
+    fn decide(event: &Event) -> Decision {
+        decision::decide(event)
     }
-}
 
-impl React for Reactor {
-    async fn react(&self, batch: Vec<Event>) -> Vec<Verdict> {
-        let decisions: Vec<Decision> = batch.iter().map(decide).collect();
-        let calls = batch.iter().zip(&decisions).filter_map(|(event, decision)| match (event, decision) {
-            (Event::Saga(event), Decision::Apply(effect)) => Some(effect::apply(&event.saga, effect)),
-            (_, Decision::Trim(watermark)) => Some(effect::trim(*watermark)),
-            _ => None,
-        });
-        let mut replies = match self.effects.run_all(calls.collect()).await {
-            Ok(replies) => replies.into_iter(),
-            Err(error) => return batch.iter().map(|_| Verdict::Retry(error.to_string())).collect(),
-        };
-        let missing = || Err(CallError::Unknown("no reply".into()));
-        let verdicts = batch.iter().zip(decisions).map(|(event, decision)| match decision {
-            Decision::Reject(why) => Verdict::Dead(why),
-            Decision::Trim(_) => after_trim(replies.next().unwrap_or_else(missing)),
-            Decision::Apply(_) => after_effect(event, replies.next().unwrap_or_else(missing)),
-        });
-        verdicts.collect()
+    fn call(saga: &Saga, effect: &Effect) -> Call {
+        effect::apply(saga, effect)
     }
-}
 
-fn after_effect(event: &Event, reply: Result<Reply, CallError>) -> Verdict {
-    let Event::Saga(event) = event else { return Verdict::Dead("not a saga event".into()) };
-    let reply = match reply {
-        Ok(reply) => reply,
-        Err(error) => return Verdict::Retry(error.to_string()),
-    };
-    match effect::read_outcome(&reply) {
-        Ok(outcome) => match follow(event, outcome, wall_clock_ms()) {
-            Ok(next) => Verdict::Publish(vec![next.into()]),
-            Err(why) => Verdict::Dead(why),
-        },
-        Err(error) => Verdict::Retry(error.to_string()),
+    fn trim(watermark: Watermark) -> Call {
+        effect::trim(watermark)
     }
-}
 
-fn after_trim(reply: Result<Reply, CallError>) -> Verdict {
-    match reply {
-        Ok(reply) => {
-            let forgotten: u64 = reply.parse(1).unwrap_or_default();
-            metrics::counter!("outcome_records_forgotten_total").increment(forgotten);
-            // What is left is removed when the next watermark comes, in a few seconds.
-            Verdict::Publish(Vec::new())
-        }
-        Err(error) => Verdict::Retry(error.to_string()),
+    fn follow(event: &SagaEvent, reply: &Reply, at_ms: u64) -> Result<Result<SagaEvent, String>, UnexpectedReply> {
+        Ok(decision::follow(event, effect::read_outcome(reply)?, at_ms))
     }
 }

@@ -15,48 +15,13 @@ use common::amount::Amount;
 use common::event::Watermark;
 use common::id::UserId;
 use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
-use common::redis::{BatchChunk, Call, CallError, Database, Library, Operation, Reply, UnexpectedReply};
+use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
 use common::saga::Saga;
-use tokio::time::Instant;
 
 use crate::decision::{Effect, Outcome};
 
 /// The functions that the service loads into its database.
 pub const LIBRARY: Library = Library { name: "payment", code: include_str!("payment.lua") };
-
-/// Runs effects on the database.
-#[derive(Clone)]
-pub struct Effects {
-    database: Database,
-}
-
-impl Effects {
-    /// Effects on this database.
-    pub fn new(database: Database) -> Self {
-        Self { database }
-    }
-
-    /// Runs calls as one group, until they are answered.
-    ///
-    /// # Errors
-    /// None of them was answered: the process stops.
-    pub async fn run_all(&self, calls: Vec<Call>) -> Result<Vec<Result<Reply, CallError>>, CallError> {
-        self.database.call_all(calls, None).await
-    }
-
-    /// The database itself, for a `batch_init`.
-    pub fn database(&self) -> &Database {
-        &self.database
-    }
-
-    /// Runs one call until `deadline`.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn run(&self, call: Call, deadline: Instant) -> Result<Reply, CallError> {
-        self.database.call(call, Some(deadline)).await
-    }
-}
 
 fn user_key(user: impl std::fmt::Display) -> String {
     format!("user:{user}")

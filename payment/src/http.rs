@@ -1,51 +1,21 @@
 //! The payment service's routes.
 
-use std::sync::Arc;
-
 use axum::Router;
-use axum::extract::{FromRef, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use common::amount::{Amount, MAX};
-use common::http::{IdempotencyTtl, Params, json, parameter, trouble, with_common_routes};
+use common::http::{App, Params, json, parameter, with_common_routes};
 use common::id::UserId;
 use common::problem::{Code, Problem};
-use common::redis::{Database, Operation, run_batch};
-use common::service::ServiceSettings;
-use common::shutdown::Tasks;
-use nats::{Broker, Ready};
+use common::redis::{Operation, run_batch};
 use serde_json::json;
 
 use crate::command::{Command, no_such_user};
-use crate::effect::{self, Effects};
-
-/// What the handlers share.
-#[derive(Clone)]
-pub struct App {
-    effects: Effects,
-    settings: Arc<ServiceSettings>,
-}
-
-impl App {
-    /// Serves these effects.
-    pub fn new(effects: Effects, settings: &ServiceSettings) -> Self {
-        Self { effects, settings: Arc::new(settings.clone()) }
-    }
-
-    async fn run(&self, operation: &Operation, command: Command) -> Result<Response, Problem> {
-        let reply = self.effects.run(command.call(operation), self.settings.deadline()).await;
-        command.answer(operation, &reply.map_err(|error| trouble(error, command.location()))?)
-    }
-}
-
-impl FromRef<App> for IdempotencyTtl {
-    fn from_ref(app: &App) -> Self {
-        Self(app.settings.idempotency_ttl_s)
-    }
-}
+use crate::effect;
 
 /// All routes of the service.
-pub fn router(app: App, database: Database, broker: Broker, consumer: Ready, tasks: Tasks) -> Router {
+pub fn router(app: App, needs: impl Fn() -> Vec<(&'static str, bool)> + Send + Sync + 'static) -> Router {
     let routes = Router::new()
         .route("/payment/create_user", post(create_user))
         .route("/payment/find_user/{user_id}", get(find_user))
@@ -53,18 +23,17 @@ pub fn router(app: App, database: Database, broker: Broker, consumer: Ready, tas
         .route("/payment/pay/{user_id}/{amount}", post(pay))
         .route("/payment/batch_init/{n}/{starting_money}", post(batch_init))
         .with_state(app);
-    with_common_routes(routes, move || {
-        vec![
-            ("the database", database.is_connected()),
-            ("NATS", broker.is_connected()),
-            ("the consumer", consumer.is_ready()),
-            ("its restart", !tasks.is_leaving()),
-        ]
-    })
+    with_common_routes(routes, needs)
+}
+
+/// Runs a command and answers.
+async fn run(app: &App, operation: &Operation, command: Command) -> Result<Response, Problem> {
+    let reply = app.run(command.call(operation), command.location()).await?;
+    command.answer(operation, &reply)
 }
 
 async fn create_user(State(app): State<App>, operation: Operation) -> Result<Response, Problem> {
-    app.run(&operation, Command::CreateUser(UserId::random())).await
+    run(&app, &operation, Command::CreateUser(UserId::random())).await
 }
 
 async fn add_funds(
@@ -72,7 +41,7 @@ async fn add_funds(
     Params(params): Params<(String, String)>,
     operation: Operation,
 ) -> Result<Response, Problem> {
-    app.run(&operation, Command::with_amount(Command::AddFunds, &params)?).await
+    run(&app, &operation, Command::with_amount(Command::AddFunds, &params)?).await
 }
 
 async fn pay(
@@ -80,14 +49,12 @@ async fn pay(
     Params(params): Params<(String, String)>,
     operation: Operation,
 ) -> Result<Response, Problem> {
-    app.run(&operation, Command::with_amount(Command::Pay, &params)?).await
+    run(&app, &operation, Command::with_amount(Command::Pay, &params)?).await
 }
 
 async fn find_user(State(app): State<App>, Params(user): Params<String>) -> Result<Response, Problem> {
     let user: UserId = parameter("user_id", &user)?;
-    let reply = app.effects.run(effect::find_user(&user), app.settings.deadline()).await;
-    // A read has no effect, so an unanswered one was not started in any sense that matters.
-    let reply = reply.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+    let reply = app.read(effect::find_user(&user)).await?;
     let credit: u64 = match reply.get(0) {
         Some(_) => reply.parse(0)?,
         None => return Err(no_such_user(&user)),
@@ -108,8 +75,7 @@ async fn batch_init(
             format!("{n} users with {credit} each hold more than {MAX} together"),
         ));
     }
-    let database = app.effects.database();
     let chunk = |chunk: &_| effect::batch_init(&operation, chunk, credit);
-    run_batch(database, &operation, n.get(), app.settings.request_limit, chunk).await?;
+    run_batch(&app.database, &operation, n.get(), app.settings.request_limit, chunk).await?;
     Ok(json(&json!({ "msg": "Batch init for users successful" })))
 }

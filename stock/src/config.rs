@@ -1,14 +1,17 @@
 //! The stock service's settings. Only this file reads the environment.
 
+use common::process::Description;
 use common::service::ServiceSettings;
 use common::settings::{Setting, WrongSetting};
 
-/// The service's name, in settings, events and consumers.
-pub const SERVICE: &str = "stock";
-/// Where it listens by default.
-pub const LISTEN: &str = "127.0.0.1:8003";
-/// The first line of `--help`.
-pub const ABOUT: &str = "The stock service of the checkout platform: items, prices, and the reservations of checkouts.";
+/// The service.
+pub const SERVICE: Description = Description {
+    name: "stock",
+    listen: "127.0.0.1:8003",
+    about: "The stock service of the checkout platform: items, prices, and the reservations of checkouts.",
+    own: OWN,
+};
+
 /// Settings that only this service has.
 pub const OWN: &[Setting] = &[];
 
@@ -17,5 +20,5 @@ pub const OWN: &[Setting] = &[];
 /// # Errors
 /// The first one that is wrong.
 pub fn read() -> Result<ServiceSettings, WrongSetting> {
-    ServiceSettings::read(SERVICE, LISTEN)
+    ServiceSettings::read(SERVICE.name, SERVICE.listen)
 }

@@ -1,6 +1,7 @@
 //! The stock service's decisions, without I/O: which effect an event asks for, and which event follows from an outcome.
 
-use common::event::{Event, Kind, SagaEvent, Watermark};
+use common::decision::{conflict, too_old};
+use common::event::{Event, Kind, SagaEvent};
 use common::reason::FailureReason;
 
 /// What an event asks this service to make durable.
@@ -26,15 +27,7 @@ pub enum Outcome {
 }
 
 /// What to do with an event that arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Carry the effect out for the event's saga.
-    Apply(Effect),
-    /// Forget records behind the watermark.
-    Trim(Watermark),
-    /// The event should not have come here.
-    Reject(String),
-}
+pub type Decision = common::decision::Decision<Effect>;
 
 /// Decides which effect an event asks for.
 pub fn decide(event: &Event) -> Decision {
@@ -56,20 +49,15 @@ pub fn follow(event: &SagaEvent, outcome: Outcome, at_ms: u64) -> Result<SagaEve
     match outcome {
         Outcome::Reserved => Ok(event.then(Kind::StockReserved, None, at_ms)),
         Outcome::Failed(reason) => Ok(event.then(Kind::StockFailed, Some(reason), at_ms)),
-        Outcome::Conflict(recorded) => {
-            Err(format!("saga {} is recorded with different content: {recorded}", event.saga.saga_id))
-        }
-        Outcome::TooOld(watermark) => Err(format!(
-            "too old: saga {} started at {}, before the watermark {watermark}; nothing was applied",
-            event.saga.saga_id, event.saga.started_at_ms
-        )),
+        Outcome::Conflict(recorded) => Err(conflict(event, &recorded)),
+        Outcome::TooOld(watermark) => Err(too_old(event, watermark)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::event::Step;
+    use common::event::{Step, Watermark};
     use common::saga::{Items, Saga};
     use common::trace::TraceParent;
 

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use common::http::App;
 use common::redis::Database;
-use common::settings::{EXIT_USAGE, handle_arguments};
 use common::shutdown::{Signals, Stage, Tasks, run_until_signal};
-use common::{service, telemetry};
+use common::{process, service};
 use nats::Broker;
 use nats::topology::{Durable, Limits};
 use stock::{config, consumer, effect, http, prices};
@@ -14,26 +14,8 @@ use stock::{config, consumer, effect, http, prices};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    if let Some(code) = handle_arguments(config::SERVICE, config::LISTEN, config::ABOUT, config::OWN) {
-        return code.into();
-    }
-    let settings = match telemetry::install().and_then(|()| config::read()) {
-        Ok(settings) => settings,
-        Err(wrong) => {
-            eprintln!("{}: {wrong}", config::SERVICE);
-            return EXIT_USAGE.into();
-        }
-    };
-    match run(settings).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            tracing::error!(%error, "the service cannot run");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    process::main(&config::SERVICE, config::read, run)
 }
 
 /// Runs until a signal and says whether everything in hand was finished.
@@ -49,9 +31,8 @@ async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::er
     let limits = Limits::from(&settings);
     broker.ensure_topology(&limits).await?;
 
-    let effects = effect::Effects::new(database.clone());
     let ready = nats::Ready::default();
-    let reactor = Arc::new(consumer::Reactor::new(effects.clone()));
+    let reactor = Arc::new(nats::Reactor::<consumer::Stock>::new(database.clone()));
     tasks.spawn(
         Stage::Work,
         nats::consume(broker.clone(), Durable::Stock, limits, reactor, ready.clone(), tasks.stop(Stage::Work)),
@@ -59,9 +40,12 @@ async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::er
 
     tasks.spawn(
         Stage::Work,
-        prices::serve(broker.clone(), effects.clone(), settings.request_limit, tasks.stop(Stage::Work)),
+        prices::serve(broker.clone(), database.clone(), settings.request_limit, tasks.stop(Stage::Work)),
     );
-    let app = http::router(http::App::new(effects, &settings), database, broker.clone(), ready, tasks.clone());
+    let app = http::router(
+        App::new(database.clone(), &settings),
+        nats::needs(database, broker.clone(), ready, tasks.clone()),
+    );
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
     tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
 

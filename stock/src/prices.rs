@@ -3,23 +3,24 @@
 use std::time::Duration;
 
 use common::id::ItemId;
+use common::redis::Database;
 use nats::Broker;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::effect::{self, Effects};
+use crate::effect;
 
 /// Between two tries to register the service, should NATS refuse it.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Answers requests for prices until `stop`.
-pub async fn serve(broker: Broker, effects: Effects, limit: Duration, stop: CancellationToken) {
+pub async fn serve(broker: Broker, database: Database, limit: Duration, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let effects = effects.clone();
+        let database = database.clone();
         let lookup = move |item: ItemId| {
-            let effects = effects.clone();
+            let database = database.clone();
             async move {
-                let reply = effects.run(effect::find_item(&item), Instant::now() + limit).await;
+                let reply = database.call(effect::find_item(&item), Some(Instant::now() + limit)).await;
                 let found = effect::read_item(&reply.map_err(|error| error.to_string())?);
                 found.map(|item| item.map(|item| item.price)).map_err(|error| error.to_string())
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer::pull};
 use common::event::{Event, Kind, SagaEvent};
-use common::saga::Saga;
+use common::saga::{Items, Saga, parse_entries};
 use common::trace::TraceParent;
 use futures::StreamExt;
 use nats::topology::{CHECKOUT, DEAD_LETTERS, Durable, Limits};
@@ -142,11 +142,14 @@ impl Drop for Server {
 
 /// The `checkout.started` of the saga number `n`.
 pub fn started(n: usize) -> SagaEvent {
-    let saga: Saga = serde_json::from_value(serde_json::json!({
-        "saga_id": format!("{n}.k.0"), "order_id": n.to_string(), "started_at_ms": 1, "user_id": "7", "amount": 20,
-        "items": [["1", 1], ["2", 1]],
-    }))
-    .unwrap();
+    let saga = Saga {
+        saga_id: format!("{n}.k.0").parse().unwrap(),
+        order_id: n.to_string().parse().unwrap(),
+        started_at_ms: 1,
+        user_id: "7".parse().unwrap(),
+        amount: "20".parse().unwrap(),
+        items: parse_entries("1:1,2:1").and_then(Items::sum).unwrap(),
+    };
     SagaEvent::first(Kind::CheckoutStarted, saga, 0, TraceParent::random())
 }
 

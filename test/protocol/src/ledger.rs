@@ -144,7 +144,10 @@ impl Ledger {
                 self.accounts.insert(saga.saga_id.clone(), Account::new(saga.clone()));
                 Ok(())
             }
-            Some(account) if account.was_lost && account.closed.is_none() => Ok(()),
+            Some(account) if account.was_lost && account.closed.is_none() => {
+                account.saga = saga.clone();
+                Ok(())
+            }
             Some(account) => Err(account.wrong("it was opened again")),
         }
     }
@@ -284,7 +287,10 @@ impl Ledger {
                 | Outcome::Stock(stock::decision::Outcome::TooOld(_))
                 | Outcome::Order(_, order::decision::Outcome::TooOld(_))
         );
-        let is_over = self.account(&event.saga.saga_id).is_some_and(|account| account.closed.is_some());
+        // Or of a saga that was opened again later, because the database had forgotten it.
+        let is_over = self.account(&event.saga.saga_id).is_some_and(|account| {
+            account.closed.is_some() || event.saga.started_at_ms < account.saga.started_at_ms
+        });
         if is_too_old && is_over { Ok(()) } else { Err(Violation(format!("a dead letter: {}: {why}", event.id()))) }
     }
 }

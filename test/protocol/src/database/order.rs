@@ -304,7 +304,15 @@ impl Order {
             // The entry was lost with the tail of a failover. The event carries all that it held.
             self.totals.recovered += 1;
             let (inboxes, operations) = (Vec::new(), Vec::new());
-            UndoEntry { state: State::Started, saga: saga.clone(), round: 0, inboxes, operations, trace: None, expires_ms: None }
+            UndoEntry {
+                state: State::Started,
+                saga: saga.clone(),
+                round: 0,
+                inboxes,
+                operations,
+                trace: None,
+                expires_ms: None,
+            }
         });
         entry.state = told.clone();
         entry.expires_ms = Some(now_ms + retention_s * 1_000);

@@ -44,12 +44,7 @@ pub struct Raised {
 
 impl Order {
     /// Claims sagas that are due: `order_claim`. `jitter` gives numbers from 0 to 1. Says whether there may be more.
-    pub fn claim(
-        &mut self,
-        now_ms: u64,
-        limits: ClaimLimits,
-        mut jitter: impl FnMut() -> f64,
-    ) -> (Vec<Claimed>, bool) {
+    pub fn claim(&mut self, now_ms: u64, limits: ClaimLimits, mut jitter: impl FnMut() -> f64) -> (Vec<Claimed>, bool) {
         let mut due = until(&self.retry, now_ms, limits.most);
         let fresh = until(&self.open, now_ms.saturating_sub(limits.first_ms), limits.most - due.len());
         // `now - first` can lie before the epoch only where nothing is open.

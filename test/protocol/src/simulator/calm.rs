@@ -4,10 +4,10 @@
 use common::limits::OUTCOME_BUCKET_MS;
 use nats::topology::Durable;
 
-use crate::ledger::Violation;
 use super::reconciler::Reconciling;
 use super::scenario::{Odds, Witness};
 use super::{World, ms};
+use crate::ledger::Violation;
 
 /// The order database's clock is off by less than this.
 const MAX_SKEW_MS: u64 = 20_000;
@@ -79,7 +79,9 @@ impl World {
     /// Lets each instance and each client do what it can. Says whether anything was done.
     fn run_round(&mut self) -> Result<bool, Violation> {
         let mut moved = false;
-        for instance in (0..self.instances.len()).filter(|n| self.instances[*n].away_until_ms <= self.now_ms).collect::<Vec<_>>() {
+        for instance in
+            (0..self.instances.len()).filter(|n| self.instances[*n].away_until_ms <= self.now_ms).collect::<Vec<_>>()
+        {
             while self.fetch(instance) {
                 moved = true;
             }
@@ -120,7 +122,11 @@ impl World {
             self.databases.order.expire(self.order_clock_ms());
             let limit_ms = self.now_ms + 60_000;
             self.run_until(limit_ms, |world| {
-                world.is_settled() && world.instances.iter().all(|of| of.next_watermark_ms > world.now_ms || of.durable != Durable::Order)
+                world.is_settled()
+                    && world
+                        .instances
+                        .iter()
+                        .all(|of| of.next_watermark_ms > world.now_ms || of.durable != Durable::Order)
             })?;
             for _ in 0..self.dice.below(8) {
                 self.duplicate();

@@ -3,8 +3,8 @@
 use common::undo::State;
 
 use super::World;
-use crate::ledger::{Account, Violation};
 use super::scenario::Witness;
+use crate::ledger::{Account, Violation};
 
 impl World {
     /// What must be so after each step: nothing is lost or made, nothing is negative, and each database's books agree.
@@ -23,7 +23,8 @@ impl World {
     }
 
     fn check_saga(&self, account: &Account) -> Result<(), Violation> {
-        let wrong = |what: &str| Err(Violation(format!("in the end, saga {}: {what}: {account:?}", account.saga.saga_id)));
+        let wrong =
+            |what: &str| Err(Violation(format!("in the end, saga {}: {what}: {account:?}", account.saga.saga_id)));
         let is_completed = match &account.closed {
             None => return wrong("it is open"),
             Some(state) => *state == State::Completed,

@@ -3,8 +3,8 @@
 use nats::topology::Durable;
 
 use super::World;
-use crate::ledger::{Account, Violation};
 use super::stream::place;
+use crate::ledger::{Account, Violation};
 
 impl World {
     /// One fault, of those that the seed has drawn; most often none.
@@ -96,7 +96,8 @@ impl World {
         let now_ms = self.order_clock_ms();
         // The record of an outcome is found by the saga's start, so the same id is the same saga only within one bucket.
         let bucket = |at_ms: u64| at_ms / common::limits::OUTCOME_BUCKET_MS;
-        let is_young = |account: &&Account| bucket(account.saga.started_at_ms) == bucket(now_ms);
+        let is_young =
+            |account: &&Account| self.scenario.late_undo_loss || bucket(account.saga.started_at_ms) == bucket(now_ms);
         let found = self.ledger.open().find(is_young).map(|account| account.saga.clone());
         let Some(saga) = found.filter(|saga| self.databases.order.undo.contains_key(&saga.saga_id)) else {
             return Ok(());
@@ -106,9 +107,9 @@ impl World {
         self.databases.order.lose_begin(&saga);
         self.ledger.lost(&saga.saga_id);
         let (order, index) = (saga.order_id, self.requests.len());
-        let Some(instance) = (0..self.instances.len()).find(|n| {
-            self.instances[*n].durable == Durable::Order && self.is_up(*n)
-        }) else {
+        let Some(instance) =
+            (0..self.instances.len()).find(|n| self.instances[*n].durable == Durable::Order && self.is_up(*n))
+        else {
             self.instances[0].away_until_ms = self.now_ms;
             self.arrive(order, 0);
             return self.step_request(index).map(|_| ());

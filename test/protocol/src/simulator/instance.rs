@@ -6,10 +6,10 @@ use common::undo::State;
 use nats::topology::Durable;
 
 use super::World;
-use crate::ledger::Violation;
 use super::reconciler::Reconciling;
 use super::stream::{Delivery, Message};
 use crate::glue::{Clocks, Outcome, Reaction};
+use crate::ledger::Violation;
 use crate::planted::Bug;
 
 /// Batches that an instance has in flight.

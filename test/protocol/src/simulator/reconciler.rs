@@ -3,10 +3,10 @@
 use common::event::Event;
 
 use super::World;
-use crate::ledger::Violation;
 use super::scenario::Witness;
 use crate::database::ClaimLimits;
 use crate::glue;
+use crate::ledger::Violation;
 
 /// What the reconciler of an instance is about.
 #[derive(Debug, Default)]
@@ -61,8 +61,7 @@ impl World {
             events.push(event);
         }
         let found = !events.is_empty();
-        self.instances[instance].reconciling =
-            if found { Reconciling::Publishing(events) } else { Reconciling::Idle };
+        self.instances[instance].reconciling = if found { Reconciling::Publishing(events) } else { Reconciling::Idle };
         found
     }
 

@@ -11,9 +11,9 @@ use nats::topology::Durable;
 use order::effect::Begun;
 
 use super::World;
-use crate::ledger::Violation;
 use super::scenario::Witness;
 use super::stream::Message;
+use crate::ledger::Violation;
 use crate::planted::Bug;
 
 /// A checkout that waits in an instance.
@@ -227,7 +227,8 @@ impl World {
         self.count(if *state == State::Completed { "answered 200" } else { "answered 4xx" });
         // Without a saga, the answer is about any that the order has had.
         let is_true = self.ledger.accounts().any(|account| {
-            let is_meant = saga.as_ref().map_or(account.saga.order_id == request.order, |saga| account.saga.saga_id == *saga);
+            let is_meant =
+                saga.as_ref().map_or(account.saga.order_id == request.order, |saga| account.saga.saga_id == *saga);
             is_meant && account.closed.as_ref().is_some_and(|closed| closed.name() == state.name())
         });
         let (number, order) = (request.number, &request.order);

@@ -67,6 +67,8 @@ pub struct Odds {
 pub struct Extensions {
     /// The order database may forget the opening of a saga. See [`Odds::undo_lost`].
     pub undo_loss: bool,
+    /// And it may do so long after the saga was opened, so that the saga which is opened again has its records elsewhere.
+    pub late_undo_loss: bool,
 }
 
 /// What a seed draws before anything happens.
@@ -80,6 +82,8 @@ pub struct Scenario {
     pub odds: Odds,
     /// The reconciler's settings.
     pub settings: ReconcileSettings,
+    /// See [`Extensions::late_undo_loss`].
+    pub late_undo_loss: bool,
     /// How long a closed undo entry is kept.
     pub retention_s: u64,
     /// When an unacknowledged message is delivered again.
@@ -107,7 +111,7 @@ impl Scenario {
             watermark_margin: ms(margin_ms),
         };
         let mut odds = Odds::draw(dice);
-        odds.undo_lost = if extensions.undo_loss { 300 } else { 0 };
+        odds.undo_lost = if extensions.undo_loss || extensions.late_undo_loss { 300 } else { 0 };
         odds.limit_to(witness);
         let retention_s = dice.one_of(&[5, 300]);
         Self {
@@ -115,6 +119,7 @@ impl Scenario {
             steps: dice.between(60, 400),
             odds,
             settings,
+            late_undo_loss: extensions.late_undo_loss,
             retention_s,
             ack_wait_ms: dice.one_of(&[500, 3_000, 10_000]),
             request_limit_ms: dice.one_of(&[1_000, 10_000]),

@@ -6,8 +6,8 @@ use nats::topology::Durable;
 
 use super::World;
 use super::dice::Dice;
-use crate::ledger::Violation;
 use crate::database::{AddItem, Changed, OrderRecord};
+use crate::ledger::Violation;
 
 /// Who and what there is. The last user and the last item of the lists exist nowhere.
 #[derive(Debug)]

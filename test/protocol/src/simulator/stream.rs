@@ -180,11 +180,6 @@ impl Stream {
         self.messages.len()
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
     /// Loses all messages. The sequences go on.
     pub fn purge(&mut self) {
         self.messages.clear();
