@@ -1,5 +1,6 @@
 //! The one command a person types: `checkout up` runs the whole platform on this machine, `checkout status` and
-//! `checkout down` look after it, `checkout gateway` is its one port for all routes, `checkout bench` measures it.
+//! `checkout down` look after it, `checkout gateway` is its one port for all routes, `checkout bench` measures it, and
+//! `checkout dead` looks after what no service could understand.
 //!
 //! The story of a running platform, in the order of the files:
 //!
@@ -7,11 +8,14 @@
 //!    and the three redis-servers, then the services, then the gateway, each supervised, and waits until all are ready;
 //! 2. [`gateway`] spreads the requests of one port over the instances of each service;
 //! 3. [`status`] and [`down`] read the same folder from outside;
-//! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`].
+//! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`];
+//! 5. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
 //!
-//! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them.
+//! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
+//! [`dead`], which speaks to NATS through the `nats` crate as the services do.
 
 pub mod bench;
+pub mod dead;
 pub mod down;
 pub mod failure;
 pub mod folder;

@@ -6,15 +6,15 @@ use crate::message::{Outgoing, header_text, headers_wire_len, rfc3339_now};
 use crate::pull::{Delivery, delivery};
 use crate::topology::Durable;
 
-static REASON: HeaderName = HeaderName::from_static("dead-reason");
-static SUBJECT: HeaderName = HeaderName::from_static("dead-subject");
-static STREAM: HeaderName = HeaderName::from_static("dead-stream");
-static SEQUENCE: HeaderName = HeaderName::from_static("dead-sequence");
-static CONSUMER: HeaderName = HeaderName::from_static("dead-consumer");
-static DELIVERED: HeaderName = HeaderName::from_static("dead-delivered");
-static TIME: HeaderName = HeaderName::from_static("dead-time");
-static TRUNCATED: HeaderName = HeaderName::from_static("dead-truncated-from-bytes");
-static HEADERS_DROPPED: HeaderName = HeaderName::from_static("dead-headers-dropped-bytes");
+pub(crate) static REASON: HeaderName = HeaderName::from_static("dead-reason");
+pub(crate) static SUBJECT: HeaderName = HeaderName::from_static("dead-subject");
+pub(crate) static STREAM: HeaderName = HeaderName::from_static("dead-stream");
+pub(crate) static SEQUENCE: HeaderName = HeaderName::from_static("dead-sequence");
+pub(crate) static CONSUMER: HeaderName = HeaderName::from_static("dead-consumer");
+pub(crate) static DELIVERED: HeaderName = HeaderName::from_static("dead-delivered");
+pub(crate) static TIME: HeaderName = HeaderName::from_static("dead-time");
+pub(crate) static TRUNCATED: HeaderName = HeaderName::from_static("dead-truncated-from-bytes");
+pub(crate) static HEADERS_DROPPED: HeaderName = HeaderName::from_static("dead-headers-dropped-bytes");
 
 /// Longest reason. It names what is wrong; the payload beside it has the rest.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -22,8 +22,11 @@ const MAX_REASON_CHARS: usize = 1_000;
 /// Original headers beyond this are not copied: no event has as many, and the payload is worth more.
 const MAX_COPIED_HEADER_BYTES: usize = 16 * 1024;
 
+/// Room that a letter leaves for what the log adds to it when somebody drops it (see [`crate::graveyard`]).
+pub(crate) const LOG_ROOM_BYTES: usize = 2 * 1024;
+
 /// The dead letter of a message. It always fits: `max_payload` of the server limits headers and payload together, so a
-/// payload that leaves no room for our headers is cut, and the letter says so.
+/// payload that leaves no room for our headers, and later for those of the log, is cut, and the letter says so.
 pub(crate) fn dead_letter(
     message: &async_nats::Message,
     durable: Durable,
@@ -40,9 +43,10 @@ pub(crate) fn dead_letter(
     headers.insert(DELIVERED.clone(), delivered.to_string());
     headers.insert(TIME.clone(), rfc3339_now());
     let mut letter = Outgoing { subject: durable.dead_letter_subject(), headers, payload: message.payload.clone() };
-    if letter.wire_len() > max_payload {
+    let limit = max_payload.saturating_sub(LOG_ROOM_BYTES);
+    if letter.wire_len() > limit {
         letter.headers.insert(TRUNCATED.clone(), letter.payload.len().to_string());
-        let room = max_payload.saturating_sub(headers_wire_len(&letter.headers));
+        let room = limit.saturating_sub(headers_wire_len(&letter.headers));
         letter.payload.truncate(room);
     }
     letter
@@ -59,18 +63,35 @@ fn copied_headers(message: &async_nats::Message) -> HeaderMap {
         copy.insert(HEADERS_DROPPED.clone(), bytes.to_string());
         return copy;
     }
+    without_orders(original)
+}
+
+/// A copy of the headers in which `Nats-…` ones are renamed to `dead-Nats-…`.
+pub(crate) fn without_orders(original: &HeaderMap) -> HeaderMap {
+    let mut copy = HeaderMap::new();
     for (name, values) in original.iter() {
         let text: &str = name.as_ref();
-        let name = if text.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-")) {
-            format!("dead-{text}").parse().unwrap_or_else(|_| name.clone())
-        } else {
-            name.clone()
-        };
+        let name =
+            if is_order(text) { format!("dead-{text}").parse().unwrap_or_else(|_| name.clone()) } else { name.clone() };
         for value in values {
             copy.append(name.clone(), value.clone());
         }
     }
     copy
+}
+
+/// Whether a header of this name is an order to the server.
+pub(crate) fn is_order(name: &str) -> bool {
+    has_prefix(name, "nats-")
+}
+
+/// Whether a header of this name is ours, said about a dead letter.
+pub(crate) fn is_ours(name: &str) -> bool {
+    has_prefix(name, "dead-")
+}
+
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -96,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_letter_says_what_it_was_and_why_it_is_dead() {
-        let letter = dead_letter(&message("{".into(), None), Durable::Payment, "not\r\nJSON", 1_000);
+        let letter = dead_letter(&message("{".into(), None), Durable::Payment, "not\r\nJSON", 5_000);
         assert_eq!((letter.subject, letter.payload.as_ref()), ("dead.payment", b"{".as_slice()));
         assert_eq!(header(&letter, "dead-reason"), Some("not  JSON"));
         assert_eq!(header(&letter, "dead-subject"), Some("checkout.started"));
@@ -111,7 +132,7 @@ mod tests {
     fn a_letter_always_fits() {
         let full = Bytes::from(vec![b'x'; 5_000]);
         let letter = dead_letter(&message(full, None), Durable::Stock, &"why ".repeat(100), 5_000);
-        assert_eq!(letter.wire_len(), 5_000);
+        assert_eq!(letter.wire_len(), 5_000 - LOG_ROOM_BYTES);
         assert_eq!(header(&letter, "dead-truncated-from-bytes"), Some("5000"));
         let mut many = HeaderMap::new();
         many.insert("long", "y".repeat(MAX_COPIED_HEADER_BYTES));

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::broker::{Broker, BrokerError};
 use crate::outage::pause;
 use crate::topology::{
-    CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DUPLICATE_WINDOW, Durable, Limits, STREAMS,
+    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DEAD_LETTERS_LOG,
+    DROPPED_SUBJECT, DUPLICATE_WINDOW, Durable, Limits, REDRIVEN_SUBJECT, STREAMS,
 };
 
 /// How long the first check of a process waits for a server that answers but is not ready. Later checks are repeated by
@@ -161,9 +162,39 @@ fn is_missing_consumer(error: &jetstream::stream::ConsumerError) -> bool {
 }
 
 fn stream(name: &str, limits: &Limits) -> StreamConfig {
-    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let common = StreamConfig {
+    let all = |subjects: &[&str]| subjects.iter().map(|subject| (*subject).to_owned()).collect();
+    let (description, subjects, max_bytes, max_age): (_, Vec<String>, _, _) = match name {
+        DEAD_LETTERS => (
+            "what could not be understood, with the reason in its headers",
+            all(&[DEAD_LETTER_SUBJECTS]),
+            limits.dead_letter_max_bytes,
+            limits.dead_letter_max_age,
+        ),
+        DEAD_LETTERS_LOG => (
+            "what was done with dead letters, by whom and why; those that were dropped are in it whole",
+            all(&[REDRIVEN_SUBJECT, DROPPED_SUBJECT]),
+            limits.dead_log_max_bytes,
+            limits.dead_log_max_age,
+        ),
+        ADVISORIES => (
+            "what the server says about messages that a durable gave up on",
+            all(ADVISORY_SUBJECTS),
+            limits.advisories_max_bytes,
+            limits.advisories_max_age,
+        ),
+        _ => (
+            "the events of the checkout choreography",
+            CHANNELS.iter().map(|channel| channel.subject.to_owned()).collect(),
+            limits.max_bytes,
+            limits.max_age,
+        ),
+    };
+    StreamConfig {
         name: name.to_owned(),
+        description: Some(description.to_owned()),
+        subjects,
+        max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
+        max_age,
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: limits.replicas,
@@ -175,23 +206,6 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
         // Reading single messages (redo after a failover, the inspecting person) is answered by any replica.
         allow_direct: true,
         ..StreamConfig::default()
-    };
-    if name == DEAD_LETTERS {
-        StreamConfig {
-            description: Some("what could not be understood, with the reason in its headers".to_owned()),
-            subjects: vec![DEAD_LETTER_SUBJECTS.to_owned()],
-            max_bytes: bytes(limits.dead_letter_max_bytes),
-            max_age: limits.dead_letter_max_age,
-            ..common
-        }
-    } else {
-        StreamConfig {
-            description: Some("the events of the checkout choreography".to_owned()),
-            subjects: CHANNELS.iter().map(|channel| channel.subject.to_owned()).collect(),
-            max_bytes: bytes(limits.max_bytes),
-            max_age: limits.max_age,
-            ..common
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The only place that knows NATS: the topology as data, publishing, consuming, dead letters, inboxes and the price
 //! service. Everything else speaks in [`common::event::Event`]s.
 //!
+//! What nobody could understand is looked at, published again or dropped through the [`graveyard`].
+//!
 //! The way of an event: [`Broker::publish_all`] → stream → [`consume`] → [`React`] → [`Verdict`] → `publish_all` → ack.
 
 mod batch;
@@ -8,12 +10,15 @@ mod broker;
 mod consume;
 mod dead_letter;
 mod ensure;
+pub mod graveyard;
+mod letter;
 mod message;
 mod outage;
 mod participant;
 mod prices;
 mod publish;
 mod pull;
+mod scan;
 pub mod topology;
 
 pub use broker::{Broker, BrokerError, Inbox, Notification};

@@ -19,6 +19,23 @@ pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// All subjects of dead letters: `dead.<durable>`.
 pub const DEAD_LETTER_SUBJECTS: &str = "dead.>";
 
+/// The stream of what people did with dead letters: who redrove or dropped which, when and why.
+pub const DEAD_LETTERS_LOG: &str = "DEAD_LETTERS_LOG";
+
+/// Where it is recorded that a dead letter was published again.
+pub const REDRIVEN_SUBJECT: &str = "dead-log.redriven";
+
+/// Where it is recorded that a dead letter was dropped, with the whole letter.
+pub const DROPPED_SUBJECT: &str = "dead-log.dropped";
+
+/// The stream of what the server says about messages that a durable gave up on. It hears of those that no code of ours put
+/// aside too: a durable whose `max_deliver` somebody changed, a message that a foreign client terminated.
+pub const ADVISORIES: &str = "ADVISORIES";
+
+/// The server's own subjects in [`ADVISORIES`]: delivered too often, and terminated, by any consumer of [`CHECKOUT`].
+pub const ADVISORY_SUBJECTS: &[&str] =
+    &["$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.CHECKOUT.>", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.CHECKOUT.>"];
+
 /// The subject of the price service, a NATS micro service of the stock service.
 pub const PRICES_SUBJECT: &str = "prices.get";
 
@@ -26,7 +43,7 @@ pub const PRICES_SUBJECT: &str = "prices.get";
 pub const PRICE_SERVICE: &str = "stock";
 
 /// All streams.
-pub const STREAMS: &[&str] = &[CHECKOUT, DEAD_LETTERS];
+pub const STREAMS: &[&str] = &[CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, ADVISORIES];
 
 /// The server refuses a shorter one. No message carries a `Nats-Msg-Id`, so nothing is ever remembered in this window:
 /// effects are idempotent anyway, the window would cost memory at 40,000 messages per second, and an id without the round
@@ -99,6 +116,11 @@ impl Durable {
         }
     }
 
+    /// The durable of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|durable| durable.name() == name)
+    }
+
     /// The subjects it takes.
     pub fn subjects(self) -> impl Iterator<Item = &'static str> {
         CHANNELS.iter().filter(move |channel| channel.reacts.contains(&self)).map(|channel| channel.subject)
@@ -149,6 +171,14 @@ pub struct Limits {
     pub dead_letter_max_bytes: u64,
     /// Age at which a dead letter is forgotten: a month, so that a person finds the time to look.
     pub dead_letter_max_age: Duration,
+    /// Bytes that [`DEAD_LETTERS_LOG`] keeps. A dropped letter is in it whole.
+    pub dead_log_max_bytes: u64,
+    /// Age at which it is forgotten what was done with a dead letter: a year, for those who ask much later.
+    pub dead_log_max_age: Duration,
+    /// Bytes that [`ADVISORIES`] keeps. One has some 400 bytes.
+    pub advisories_max_bytes: u64,
+    /// Age at which an advisory is forgotten.
+    pub advisories_max_age: Duration,
 }
 
 impl Default for Limits {
@@ -162,6 +192,10 @@ impl Default for Limits {
             max_ack_pending: 20_000,
             dead_letter_max_bytes: 256 << 20,
             dead_letter_max_age: 30 * DAY,
+            dead_log_max_bytes: 256 << 20,
+            dead_log_max_age: 365 * DAY,
+            advisories_max_bytes: 64 << 20,
+            advisories_max_age: 7 * DAY,
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use common::event::Kind;
-use nats::topology::{CHANNELS, DEAD_LETTER_SUBJECTS, Durable, PRICES_SUBJECT};
+use nats::topology::{CHANNELS, DEAD_LETTER_SUBJECTS, DROPPED_SUBJECT, Durable, PRICES_SUBJECT, REDRIVEN_SUBJECT};
 
 const DOCUMENT: &str = include_str!("../asyncapi.yaml");
 
@@ -21,8 +21,14 @@ fn every_subject_is_a_channel_and_every_channel_a_subject() {
         section("channels").iter().filter_map(|line| line.trim().strip_prefix("address: ")).collect();
     let subjects = CHANNELS.iter().map(|channel| channel.subject);
     let dead = "dead.{durable}";
-    assert_eq!(addresses, subjects.chain([PRICES_SUBJECT, dead]).collect());
+    let log = "dead-log.{action}";
+    assert_eq!(addresses, subjects.chain([PRICES_SUBJECT, dead, log]).collect());
     assert_eq!(dead.replace("{durable}", ">"), DEAD_LETTER_SUBJECTS);
+    assert!(DOCUMENT.contains("        enum: [redriven, dropped]\n"));
+    assert_eq!(
+        ["redriven", "dropped"].map(|action| log.replace("{action}", action)),
+        [REDRIVEN_SUBJECT, DROPPED_SUBJECT]
+    );
 }
 
 #[test]
@@ -37,7 +43,7 @@ fn who_sends_and_who_receives_is_as_in_the_topology() {
     }
     let operations: BTreeSet<_> = section("operations")
         .iter()
-        .filter(|line| line.contains("{action: ") && !line.contains("any.send.dead"))
+        .filter(|line| line.contains("{action: ") && !line.contains(".send.dead"))
         .map(|line| line.trim().split("channel: ").next().unwrap().to_owned())
         .collect();
     assert_eq!(operations, expected);

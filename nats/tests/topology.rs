@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use nats::topology::{CHANNELS, CHECKOUT, DEAD_LETTERS, Durable, Limits};
+use nats::topology::{
+    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits,
+};
 use support::{Server, durable_info};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,6 +41,14 @@ async fn several_instances_create_it_at_once() {
     assert_eq!(dead.subjects, ["dead.>"]);
     assert_eq!((dead.max_bytes, dead.max_age), (256 << 20, Duration::from_secs(30 * 86_400)));
 
+    let log = admin.get_stream(DEAD_LETTERS_LOG).await.unwrap().cached_info().config.clone();
+    assert_eq!(log.subjects, ["dead-log.redriven", "dead-log.dropped"]);
+    assert_eq!((log.max_bytes, log.max_age), (256 << 20, Duration::from_secs(365 * 86_400)));
+
+    let advisories = admin.get_stream(ADVISORIES).await.unwrap().cached_info().config.clone();
+    assert_eq!(advisories.subjects, ADVISORY_SUBJECTS);
+    assert_eq!((advisories.max_bytes, advisories.max_age), (64 << 20, Duration::from_secs(7 * 86_400)));
+
     for durable in Durable::ALL {
         let config = durable_info(&admin, *durable).await.config;
         assert!(
@@ -67,6 +77,9 @@ async fn drift_is_corrected_and_foreign_settings_are_kept() {
         ..good.clone()
     };
     admin.update_stream(&drifted).await.unwrap();
+    // Without this the server's advisories of one kind would go unseen.
+    let deaf = Config { name: ADVISORIES.to_owned(), subjects: vec![ADVISORY_SUBJECTS[0].to_owned()], ..good.clone() };
+    admin.update_stream(&deaf).await.unwrap();
     let mut durable = durable_info(&admin, Durable::Stock).await.config;
     durable.filter_subjects = vec!["checkout.started".to_owned()];
     durable.ack_wait = Duration::from_secs(1);
@@ -79,6 +92,8 @@ async fn drift_is_corrected_and_foreign_settings_are_kept() {
     assert_eq!(corrected.subjects.len(), CHANNELS.len());
     assert_eq!((corrected.max_bytes, &corrected.description), (good.max_bytes, &good.description));
     assert_eq!(corrected.metadata.get("team").map(String::as_str), Some("checkout"));
+    let hearing = admin.get_stream(ADVISORIES).await.unwrap().cached_info().config.clone();
+    assert_eq!((hearing.subjects.len(), hearing.max_bytes), (ADVISORY_SUBJECTS.len(), 64 << 20));
     let corrected = durable_info(&admin, Durable::Stock).await.config;
     assert_eq!(corrected.filter_subjects.len(), 3);
     assert_eq!((corrected.ack_wait, corrected.max_deliver), (Duration::from_secs(10), -1));

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::Method;
 use tokio::task::JoinSet;
@@ -19,7 +20,9 @@ pub enum Told {
     Paid,
     /// 4xx: nothing is changed and nothing will be.
     Refused(u16),
-    /// 202, 5xx or no answer at all: it may have happened or not, but not by half.
+    /// 503, or no connection at all: nothing was started.
+    NotStarted(String),
+    /// 202, another 5xx, or a connection that broke: it may have happened or not, but not by half.
     Unknown(String),
 }
 
@@ -36,6 +39,8 @@ pub struct Seed {
     pub items: u64,
     /// Pieces of each item.
     pub pieces: u64,
+    /// So many more users and items are named in orders, and do not exist.
+    pub missing: u64,
 }
 
 impl Seed {
@@ -44,60 +49,61 @@ impl Seed {
     pub fn scarce(orders: u64) -> Self {
         let (users, items) = (40, 12);
         // Each order takes 2 of credit and 2 pieces.
-        Self { orders, users, credit: 2 * orders / users * 9 / 10, items, pieces: 2 * orders / items * 8 / 10 }
+        Self {
+            orders,
+            users,
+            credit: 2 * orders / users * 9 / 10,
+            items,
+            pieces: 2 * orders / items * 8 / 10,
+            missing: 0,
+        }
     }
 
     /// So many orders that can all be paid.
     pub fn plenty(orders: u64) -> Self {
-        Self { orders, users: 100, credit: 2 * orders, items: 20, pieces: 2 * orders }
+        Self { orders, users: 100, credit: 2 * orders, items: 20, pieces: 2 * orders, missing: 0 }
+    }
+
+    /// The same, where about one order in four names a user or an item that does not exist, so that all ways of a saga are walked for
+    /// as long as the load lasts.
+    pub fn mixed(orders: u64) -> Self {
+        Self { users: 40, items: 12, missing: 2, ..Self::plenty(orders) }
     }
 
     /// Fills the platform.
     pub async fn fill(self, client: &Client) {
         client.batch_users(self.users, self.credit).await;
         client.batch_items(self.items, self.pieces, 1).await;
-        client.batch_orders(self.orders, self.items, self.users, 1).await;
+        client.batch_orders(self.orders, self.items + self.missing, self.users + self.missing, 1).await;
     }
 }
 
 /// Checkouts under way.
 #[derive(Debug)]
 pub struct Load {
-    clients: JoinSet<Vec<(String, Told)>>,
-    answered: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
+    clients: JoinSet<BTreeMap<String, Told>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    next: AtomicU64,
+    answered: AtomicUsize,
+    turned_away: AtomicUsize,
+    stop: AtomicBool,
 }
 
 impl Load {
-    /// `clients` clients begin to check the orders "0" to `orders - 1` out, each order once.
+    /// `clients` clients begin to check the orders "0" to `orders - 1` out.
     pub fn start(platform: &Platform, orders: u64, clients: usize) -> Self {
-        let (next, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
-        let orders = usize::try_from(orders).expect("a number of orders");
-        let client = platform.client();
-        let one = || {
-            let (client, next, answered, stop) = (client.clone(), next.clone(), answered.clone(), stop.clone());
-            async move {
-                let mut told = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let order = next.fetch_add(1, Ordering::Relaxed);
-                    if order >= orders {
-                        break;
-                    }
-                    let order = order.to_string();
-                    told.push((order.clone(), patiently(&client, &order, &stop).await));
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                told
-            }
-        };
-        let clients = (0..clients).map(|_| one()).collect();
-        Self { clients, answered, stop }
+        let shared = Arc::new(Shared::default());
+        let one = || one_after_the_other(platform.client(), orders, shared.clone());
+        Self { clients: (0..clients).map(|_| one()).collect(), shared }
     }
 
     /// How many checkouts have been answered.
     pub fn answered(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
+        self.shared.answered.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more are answered than now.
@@ -111,81 +117,94 @@ impl Load {
 
     /// Lets each client end after the checkout it is at, and returns what all were told.
     pub async fn stop(self) -> Answers {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         self.all().await
     }
 
     /// Waits until all orders are through, and returns what all were told.
     pub async fn all(self) -> Answers {
-        Answers(self.clients.join_all().await.into_iter().flatten().collect())
+        let all = self.clients.join_all().await.into_iter().flatten().collect();
+        Answers { all, turned_away: self.shared.turned_away.load(Ordering::Relaxed) }
     }
 }
 
-/// Checks one order out, and knocks again where the door was closed: 503 promises that nothing was started.
-async fn patiently(client: &Client, order: &str, stop: &AtomicBool) -> Told {
-    loop {
-        match check_out(client, order).await {
-            Told::Unknown(why) if is_closed_door(&why) && !stop.load(Ordering::Relaxed) => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            told => return told,
+/// One client's way through the orders.
+async fn one_after_the_other(client: Client, orders: u64, shared: Arc<Shared>) -> BTreeMap<String, Told> {
+    let mut all = BTreeMap::new();
+    while !shared.stop.load(Ordering::Relaxed) {
+        let number = shared.next.fetch_add(1, Ordering::Relaxed);
+        if number >= orders {
+            break;
         }
+        let order = number.to_string();
+        let told = loop {
+            let told = check_out(&client, &order).await;
+            if !matches!(told, Told::NotStarted(_)) {
+                break told;
+            }
+            shared.turned_away.fetch_add(1, Ordering::Relaxed);
+            // Most knock again after a moment; some believe what they were told, so that it can be seen whether it was true.
+            if number % 5 == 0 || shared.stop.load(Ordering::Relaxed) {
+                break told;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        all.insert(order, told);
+        shared.answered.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Whether this says that nothing was accepted.
-pub fn is_closed_door(why: &str) -> bool {
-    why.starts_with("503 ") || why.contains("Connection refused")
+    all
 }
 
 /// Checks one order out.
 pub async fn check_out(client: &Client, order: &str) -> Told {
     match client.send(Method::POST, &format!("/orders/checkout/{order}"), &[]).await {
-        Err(broken) => Told::Unknown(broken),
         Ok(answer) if answer.status == 200 => Told::Paid,
         Ok(answer) if (400..500).contains(&answer.status) => Told::Refused(answer.status),
+        Ok(answer) if answer.status == 503 => Told::NotStarted(answer.text()),
         Ok(answer) => Told::Unknown(format!("{} {}", answer.status, answer.text())),
+        Err(broken) if broken.contains("Connection refused") => Told::NotStarted(broken),
+        Err(broken) => Told::Unknown(broken),
     }
 }
 
-/// What the clients of a load were told, by order.
+/// What the clients of a load were told.
 #[derive(Debug, Clone, Default)]
-pub struct Answers(pub BTreeMap<String, Told>);
+pub struct Answers {
+    /// By order; the last word where a client knocked several times.
+    pub all: BTreeMap<String, Told>,
+    /// How often a client was told that nothing was started.
+    pub turned_away: usize,
+}
 
 impl Answers {
     /// How many were told that they have paid.
     pub fn paid(&self) -> usize {
-        self.0.values().filter(|told| **told == Told::Paid).count()
+        self.all.values().filter(|told| **told == Told::Paid).count()
     }
 
     /// How many were refused.
     pub fn refused(&self) -> usize {
-        self.0.values().filter(|told| matches!(told, Told::Refused(_))).count()
+        self.all.values().filter(|told| matches!(told, Told::Refused(_))).count()
     }
 
     /// What was said to those whose outcome was left open.
     pub fn unknown(&self) -> Vec<&str> {
-        let text = |told: &'_ Told| matches!(told, Told::Unknown(_));
-        self.0
-            .values()
-            .filter(|told| text(told))
-            .map(|told| match told {
-                Told::Unknown(why) => why.as_str(),
-                _ => "",
-            })
-            .collect()
+        let why = |told| if let &Told::Unknown(ref why) = told { Some(why.as_str()) } else { None };
+        self.all.values().filter_map(why).collect()
     }
 
-    /// Every 200 is a paid order, every 4xx is not.
+    /// Every 200 is a paid order, every 4xx is not, and where nothing was started there is nothing.
     ///
     /// # Panics
     /// Some client was told something that is not true.
     pub fn assert_true(&self, books: &Books) {
-        for (order, told) in &self.0 {
-            let paid = books.orders.get(order).unwrap_or_else(|| panic!("order {order} is gone")).paid;
+        for (id, told) in &self.all {
+            let order = books.orders.get(id).unwrap_or_else(|| panic!("order {id} is gone"));
+            let has_saga = books.undo.contains_key(&order.current_saga) || !order.current_saga.ends_with(".0");
             match told {
-                Told::Paid => assert!(paid, "order {order} was answered with 200 and is not paid"),
-                Told::Refused(status) => assert!(!paid, "order {order} was answered with {status} and is paid"),
+                Told::Paid => assert!(order.paid, "order {id} was answered with 200 and is not paid"),
+                Told::Refused(status) => assert!(!order.paid, "order {id} was answered with {status} and is paid"),
+                Told::NotStarted(why) => assert!(!has_saga, "order {id} was started and its client told: {why}"),
                 Told::Unknown(_) => {}
             }
         }

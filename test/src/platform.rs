@@ -134,6 +134,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // Children of a parent that was killed on purpose, in a test that ended before the next parent could take them over.
+        for pid in self.children() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         if std::thread::panicking() {
             self.print_tails();
         } else {
@@ -148,6 +152,7 @@ pub struct Platform {
     folder: Arc<Folder>,
     up: Child,
     addresses: Value,
+    is_abandoned: bool,
 }
 
 /// The program `checkout`, which is beside this test program, with those that it starts.
@@ -177,7 +182,7 @@ impl Platform {
         command.args(options.set.iter().map(|setting| format!("--set={setting}")));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let up = command.spawn().expect("checkout starts");
-        let mut platform = Self { folder, up, addresses: Value::Null };
+        let mut platform = Self { folder, up, addresses: Value::Null, is_abandoned: false };
         let file = platform.folder.path().join("run/platform.json");
         let began = Instant::now();
         // A killed predecessor may have left its addresses: those of the new one are there once it has taken the folder over.
@@ -249,10 +254,14 @@ impl Platform {
         kill(Pid::from_raw(pid), signal).unwrap_or_else(|error| panic!("{signal} to {name}: {error}"));
     }
 
-    /// Holds a process still until the guard is dropped.
-    pub fn hold(&self, name: &str) -> Held {
+    /// Holds a process still until the guard is dropped. Returns when every thread of it stands still: on a busy machine the signal
+    /// takes effect only when the thread that it was given to has its turn, and until then the others work on.
+    pub async fn hold(&self, name: &str) -> Held {
+        let pid = self.pid(name).unwrap_or_else(|| panic!("{name} does not run"));
         self.signal(name, Signal::SIGSTOP);
-        Held { pid: self.pid(name).expect("it runs") }
+        let held = Held { pid };
+        eventually(&format!("{name} stands still"), async || is_stopped(pid)).await;
+        held
     }
 
     /// Sends a signal that ends a process, and waits until the supervisor has started it again and it is ready.
@@ -293,10 +302,9 @@ impl Platform {
     pub async fn abandon(mut self) -> Arc<Folder> {
         self.send(Signal::SIGKILL);
         self.exit_status().await;
-        let folder = self.folder.clone();
-        // The children are the next platform's business, so nothing here ends them.
-        std::mem::forget(self);
-        folder
+        // The children are the next platform's business.
+        self.is_abandoned = true;
+        self.folder.clone()
     }
 
     async fn exit_status(&mut self) -> ExitStatus {
@@ -337,8 +345,21 @@ impl Platform {
 
 impl Drop for Platform {
     fn drop(&mut self) {
-        self.end();
+        if !self.is_abandoned {
+            self.end();
+        }
     }
+}
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        // The name before may hold anything, also brackets.
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    });
+    states.all(|state| state == 'T')
 }
 
 /// A process that is held still. It goes on when this is dropped.

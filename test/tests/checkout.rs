@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
 use serde_json::json;
 use testing::books::Books;
 use testing::client::{Answer, Client};
@@ -10,7 +13,7 @@ use testing::wait::{eventually, until};
 
 /// A platform on which a request is answered soon, also when its outcome is not known yet.
 async fn hasty() -> Platform {
-    Platform::start(Options::default().set("order.REQUEST_LIMIT_MS=1500")).await
+    Platform::start(Options::default().set("order.REQUEST_LIMIT_MS=2500")).await
 }
 
 fn assert_success(answer: &Answer) {
@@ -113,7 +116,7 @@ async fn while_payment_is_held_a_checkout_is_not_known_and_then_completes() {
     let order = client.order(&user, &[(&item, 2)]).await;
     for name in ["payment-1", "redis-payment"] {
         let order = if name == "payment-1" { order.clone() } else { client.order(&user, &[(&item, 1)]).await };
-        let held = platform.hold(name);
+        let held = platform.hold(name).await;
         let saga = saga_of(client.checkout(&order).await);
         let entry = client.get(&saga).await.expect_status(200).json();
         assert_eq!((&entry["state"], &entry["reason"]), (&json!("started"), &json!(null)), "{entry}");
@@ -139,7 +142,7 @@ async fn a_checkout_that_nobody_can_carry_out_is_abandoned_and_undone() {
     let client = platform.client();
     let (user, item) = (client.user(10).await, client.item(2, 5).await);
     let order = client.order(&user, &[(&item, 2)]).await;
-    let held = platform.hold("payment-1");
+    let held = platform.hold("payment-1").await;
     let saga = saga_of(client.checkout(&order).await);
     // Held until the saga is past its limit, so that its abandonment is on its way before payment has done anything.
     eventually("the saga is given up", async || platform.folder().log("order-1").contains("abandon, round")).await;
@@ -197,6 +200,26 @@ async fn a_request_with_an_idempotency_key_happens_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_with_one_key_that_come_at_once_happen_once() {
+    let platform = Platform::start(Options::default().scale("payment", 2)).await;
+    let client = platform.client();
+    let user = client.user(100).await;
+    let path = format!("/payment/add_funds/{user}/7");
+    let answers = join_all((0..50).map(|_| client.post_once("k", &path))).await;
+    let told: BTreeSet<_> = answers.iter().map(|answer| (answer.status, answer.text())).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(client.credit(&user).await, 107);
+    // A batch takes a while: who comes while it runs is told so, who comes later gets its answer.
+    let answers = join_all((0..20).map(|_| client.post_once("b", "/payment/batch_init/50000/3"))).await;
+    for answer in answers.into_iter().filter(|answer| answer.status != 200) {
+        answer.expect_problem(409, "idempotency-key-in-use", "/payment/batch_init/50000/3");
+    }
+    client.post_once("b", "/payment/batch_init/50000/3").await.expect_status(200);
+    let books = Books::closed(&platform).await;
+    assert_eq!(books.total("payment", "initial"), 150_000, "the batch ran once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_checkout_with_a_key_stays_failed_for_that_key_only() {
     let platform = Platform::start(Options::default()).await;
     let client = platform.client();
@@ -218,7 +241,7 @@ async fn a_key_whose_request_is_running_is_in_use() {
     let (user, item) = (client.user(9).await, client.item(1, 9).await);
     let order = client.order(&user, &[(&item, 1)]).await;
     let path = format!("/orders/checkout/{order}");
-    let held = platform.hold("payment-1");
+    let held = platform.hold("payment-1").await;
     let saga = saga_of(client.post_once("k", &path).await);
     client.post_once("k", &path).await.expect_problem(409, "idempotency-key-in-use", &path);
     client.post_once("k", "/orders/checkout/0").await.expect_problem(

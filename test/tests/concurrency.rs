@@ -68,7 +68,7 @@ async fn a_checkout_that_fails_fails_for_all_who_joined_it() {
     let client = platform.client();
     let (user, item) = (client.user(1).await, client.item(1, 0).await);
     let order = client.order(&user, &[(&item, 1)]).await;
-    let held = platform.hold("payment-1");
+    let held = platform.hold("payment-1").await;
     let path = format!("/orders/checkout/{order}");
     let together = join_all((0..50).map(|_| client.post(&path)));
     let release = async {

@@ -19,7 +19,7 @@ fn forgetful() -> Options {
         .set("order.WATERMARK_MARGIN_MS=1")
         .set("order.WATERMARK_EVERY_MS=200")
         .set("order.UNDO_RETENTION_S=1")
-        .set("order.REQUEST_LIMIT_MS=2000")
+        .set("order.REQUEST_LIMIT_MS=5000")
 }
 
 /// Reads without checking: what is forgotten cannot be checked.
@@ -137,7 +137,7 @@ async fn while_a_saga_is_open_nothing_newer_than_it_is_forgotten() {
     Seed::plenty(201).fill(&client).await;
 
     // The start of order 200 is lost with the stream while payment is held still.
-    let held = platform.hold("payment-1");
+    let held = platform.hold("payment-1").await;
     client.checkout("200").await.expect_status(202);
     let events = nats.events().await;
     let started = first(&events, "checkout.started");

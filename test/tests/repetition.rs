@@ -21,7 +21,7 @@ const ORDERS: u64 = 300;
 
 /// A platform that replays nothing by itself, so that only the test repeats anything.
 fn never_replays() -> Options {
-    Options::default().set("order.REPLAY_FIRST_MS=3600000").set("order.REQUEST_LIMIT_MS=1000")
+    Options::default().set("order.REPLAY_FIRST_MS=3600000").set("order.REQUEST_LIMIT_MS=3000")
 }
 
 /// Sagas of every kind, ended: completed, without credit, without stock, and without a user.
@@ -138,7 +138,7 @@ async fn record(platform: &Platform, service: &str, saga: &str, prefix: &str) {
 async fn a_refund_before_its_debit_keeps_the_debit_from_ever_happening() {
     let platform = Platform::start(never_replays()).await;
     let (nats, shop) = (Nats::of(&platform).await, Shop::open(&platform).await);
-    let held = platform.hold("payment-1");
+    let held = platform.hold("payment-1").await;
     let started = shop.begin(&nats, "checkout.started").await;
     // The stream forgets the start, stock decides against the saga, and payment hears of that first.
     nats.purge().await;
@@ -162,7 +162,7 @@ async fn a_refund_before_its_debit_keeps_the_debit_from_ever_happening() {
 async fn a_reservation_after_its_abandonment_takes_nothing() {
     let platform = Platform::start(never_replays()).await;
     let (nats, shop) = (Nats::of(&platform).await, Shop::open(&platform).await);
-    let held = platform.hold("stock-1");
+    let held = platform.hold("stock-1").await;
     let debited = shop.begin(&nats, "payment.debited").await;
     nats.purge().await;
     abandon(&nats, &debited).await;

@@ -17,7 +17,7 @@ const BETWEEN: usize = 200;
 async fn start(options: Options) -> (Platform, Load) {
     let platform = Platform::start(options.recovers_soon()).await;
     let client = platform.client();
-    Seed { orders: ORDERS, users: 40, credit: 60, items: 12, pieces: 190 }.fill(&client).await;
+    Seed::mixed(ORDERS).fill(&client).await;
     let load = Load::start(&platform, ORDERS, CLIENTS);
     load.more(BETWEEN).await;
     (platform, load)
@@ -30,7 +30,8 @@ async fn finish(platform: &Platform, load: Load) -> Answers {
     let books = Books::closed(platform).await;
     answers.assert_true(&books);
     let (paid, refused, unknown) = (answers.paid(), answers.refused(), answers.unknown().len());
-    eprintln!("{paid} paid, {refused} refused, {unknown} not known at first");
+    let away = answers.turned_away;
+    eprintln!("{paid} paid, {refused} refused, {unknown} not known at first, {away} times turned away");
     assert!(paid > 0 && refused > 0, "the load must have seen both: {paid} paid, {refused} refused");
     answers
 }

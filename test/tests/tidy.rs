@@ -129,7 +129,7 @@ fn the_redis_crate_is_used_in_one_place() {
 #[test]
 fn the_nats_crate_is_used_in_one_place() {
     let elsewhere = |source: &Source| !source.is_in(&["nats/", "test/"]) && source.path.contains("/src/");
-    forbid("only nats names async_nats", &["async_nats"], elsewhere);
+    forbid("only nats names async_nats", &["async_nats::", "use async_nats"], elsewhere);
 }
 
 /// The names under `[dependencies]` of a package.
@@ -154,17 +154,15 @@ fn who_may_depend_on_which_client() {
 }
 
 #[test]
-fn the_database_is_called_in_effects_only() {
-    let words = ["Call::function", "Call::command", "Call::once", "Call::chunk", ".call_all(", ".call("];
-    let elsewhere = |source: &Source| is_service(source) && file_name(source) != "effect.rs";
-    forbid("only effect.rs makes calls", &words[..4], elsewhere);
-    let wiring =
-        |source: &Source| is_service(source) && !["effect.rs", "main.rs", "http.rs"].contains(&file_name(source));
-    forbid(
-        "only effect.rs, and main.rs and http.rs for wiring and readiness, name the database",
-        &["Database"],
-        wiring,
-    );
+fn every_call_of_the_database_is_written_in_an_effect() {
+    let words = ["Call::function", "Call::command", "Call::once", "Call::chunk", "Call::new"];
+    let elsewhere = |source: &Source| {
+        let is_effect = is_service(source) && file_name(source) == "effect.rs";
+        source.path.contains("/src/") && !is_effect && !source.is_in(&["common/src/redis/", "test/"])
+    };
+    forbid("what is sent to a database is written in effect.rs", &words, elsewhere);
+    let commands = |source: &Source| is_service(source) && file_name(source) == "command.rs";
+    forbid("commands are turned into calls and do not make them", &["Database", "Broker", "async fn"], commands);
 }
 
 #[test]

@@ -8,6 +8,9 @@ use crate::failure::Failure;
 use crate::limits::SCALE_MAX;
 use crate::service::Service;
 
+/// The port of the gateway, unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8000;
+
 /// Run the whole platform on this machine, with no container.
 ///
 /// Starts nats-server, three redis-servers, the services order, payment and stock (each instance its own process) and a gateway
@@ -35,7 +38,7 @@ Examples:
   checkout up --set order.LOG=debug --set stock-2.CRASH_AT=after-effect")]
 pub struct Args {
     /// Port of the gateway; 0 takes a free one
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = DEFAULT_PORT)]
     pub port: u16,
 
     /// Address the gateway listens on; everything else stays on the loopback interface

@@ -25,6 +25,7 @@ use crate::procs;
 use crate::say;
 use crate::service::Service;
 use crate::signals::StopSignals;
+use crate::up::args::DEFAULT_PORT;
 use crate::up::args::Shape;
 pub use crate::up::args::{Args, ShapeArgs};
 use crate::up::fleet::Fleet;
@@ -169,7 +170,8 @@ struct Start<'a> {
 impl Start<'_> {
     /// Servers, then services, then the gateway. Each stage needs the addresses of the one before.
     async fn all(&self) -> Result<Platform, Failure> {
-        let gateway = self.gateway_address()?;
+        // Looked at before anything is started, taken only when its turn comes.
+        self.gateway_address()?;
         self.news(&format!(
             "starting nats-server {} and 3 × {} {}",
             self.programs.nats.version, self.programs.redis.kind, self.programs.redis.version
@@ -189,8 +191,10 @@ impl Start<'_> {
         let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
         self.news(&format!("starting {}", counts.join(", ")));
         let services = self.services(&servers).await?;
-        let gateway =
-            self.fleet.start(|| Ok(plan::gateway(self.programs.own.clone(), gateway, &services, self.shape))).await?;
+        let gateway = self
+            .fleet
+            .start(|| Ok(plan::gateway(self.programs.own.clone(), self.gateway_address()?, &services, self.shape)))
+            .await?;
         Ok(self.platform(&gateway, &servers, monitor, services))
     }
 
@@ -215,7 +219,12 @@ impl Start<'_> {
             .fleet
             .start(|| {
                 let name = "nats-1";
-                let client = self.ports.prefer(NATS_PORT)?;
+                // Only the platform on the usual port takes the usual port of NATS. Did all of them want it, one could take it while
+                // another restarts its server, and the services of the other would join the wrong stream.
+                let client = match self.args.port {
+                    DEFAULT_PORT => self.ports.prefer(NATS_PORT)?,
+                    _ => self.ports.free()?,
+                };
                 let pages = self.ports.free()?;
                 monitor.set(Some(pages));
                 let config = servers::configure_nats(self.folder, name, client, pages)?;

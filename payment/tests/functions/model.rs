@@ -1,16 +1,16 @@
-//! Random sequences of effects do what a model of a few lines says, in outcomes, records and credits.
-
-use std::collections::BTreeMap;
+//! Random sequences of effects do what the pure database of the simulator does, in outcomes, records and credits: what is
+//! proved over that one holds for this one.
 
 use common::amount::Amount;
 use common::event::Watermark;
-use common::limits::OUTCOME_BUCKET_MS;
-use common::reason::FailureReason;
-use common::saga::Saga;
-use payment::decision::{Effect, Outcome};
+use common::id::UserId;
+use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
+use payment::decision::Effect;
 use payment::effect::{add_funds, pay, trim};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use protocol::database::{Changed, Payment as Model, PaymentTotals, Trimmed};
+use protocol::planted::Planted;
 use testing::database::operation;
 
 use crate::support::{Payment, START_MS, saga, started_at};
@@ -45,89 +45,22 @@ fn cases() -> impl Strategy<Value = Case> {
     (sagas, prop::collection::vec(act, 1..25))
 }
 
-/// What payment is, without a database.
-#[derive(Default)]
-struct Model {
-    credits: BTreeMap<String, u64>,
-    records: BTreeMap<String, (Saga, Outcome)>,
-    watermark: u64,
-}
-
-impl Model {
-    fn apply(&mut self, saga: &Saga, effect: &Effect) -> Outcome {
-        let (id, user) = (saga.saga_id.to_string(), saga.user_id.to_string());
-        let amount = saga.amount.get();
-        if let Some((of, outcome)) = self.records.get(&id).cloned() {
-            if (&of.user_id, of.amount) != (&saga.user_id, saga.amount) {
-                return Outcome::Conflict(show(&of, &outcome));
-            }
-            return match (outcome, effect) {
-                (Outcome::Debited, Effect::Refund(reason)) => {
-                    *self.credits.entry(user).or_default() += amount;
-                    self.record(id, saga, Outcome::Refunded(reason.clone()))
-                }
-                (recorded, _) => recorded,
-            };
-        }
-        if saga.started_at_ms < self.watermark {
-            return Outcome::TooOld(self.watermark);
-        }
-        let outcome = match (effect, self.credits.get_mut(&user)) {
-            (Effect::Refund(reason), _) => Outcome::Voided(reason.clone()),
-            (Effect::Debit, None) => Outcome::Declined(FailureReason::UnknownUser(saga.user_id.clone())),
-            (Effect::Debit, Some(credit)) if *credit >= amount => {
-                *credit -= amount;
-                Outcome::Debited
-            }
-            (Effect::Debit, Some(_)) => Outcome::Declined(FailureReason::InsufficientCredit(saga.user_id.clone())),
-        };
-        self.record(id, saga, outcome)
+/// What a command of the REST interface answers, as Redis does.
+fn reply(changed: Changed) -> Vec<String> {
+    match changed {
+        Changed::Ok(credit) => vec!["ok".into(), credit.to_string()],
+        Changed::Unknown => vec!["no_user".into()],
+        Changed::Short(credit) => vec!["no_credit".into(), credit.to_string()],
+        Changed::Overflow(credit) => vec!["overflow".into(), credit.to_string()],
     }
-
-    fn record(&mut self, id: String, saga: &Saga, outcome: Outcome) -> Outcome {
-        self.records.insert(id, (saga.clone(), outcome.clone()));
-        outcome
-    }
-
-    fn trim(&mut self, watermark: u64) {
-        self.watermark = self.watermark.max(watermark);
-        let closed = self.watermark / OUTCOME_BUCKET_MS;
-        self.records.retain(|_, (saga, _)| saga.started_at_ms / OUTCOME_BUCKET_MS >= closed);
-    }
-
-    fn add(&mut self, user: &str, amount: u64) -> Vec<String> {
-        let Some(credit) = self.credits.get_mut(user) else { return vec!["no_user".into()] };
-        *credit += amount;
-        vec!["ok".into(), credit.to_string()]
-    }
-
-    fn pay(&mut self, user: &str, amount: u64) -> Vec<String> {
-        let Some(credit) = self.credits.get_mut(user) else { return vec!["no_user".into()] };
-        let Some(rest) = credit.checked_sub(amount) else { return vec!["no_credit".into(), credit.to_string()] };
-        *credit = rest;
-        vec!["ok".into(), rest.to_string()]
-    }
-}
-
-/// An outcome as it is recorded.
-fn show(saga: &Saga, outcome: &Outcome) -> String {
-    let (name, reason) = match outcome {
-        Outcome::Debited => ("debited", None),
-        Outcome::Declined(reason) => ("declined", Some(reason)),
-        Outcome::Refunded(reason) => ("refunded", Some(reason)),
-        Outcome::Voided(reason) => ("voided", Some(reason)),
-        Outcome::Conflict(_) | Outcome::TooOld(_) => unreachable!("never recorded"),
-    };
-    let reason = reason.map(|reason| format!(" {reason}")).unwrap_or_default();
-    format!("{name} {} {}{reason}", saga.amount, saga.user_id)
 }
 
 async fn agree(payment: &mut Payment, (sagas, acts): Case) {
     payment.db.clear();
-    let mut model = Model::default();
+    let mut model = Model::new(Planted::default());
     for user in &USERS[..2] {
         payment.put_user(user, 40);
-        model.credits.insert((*user).to_owned(), 40);
+        model.put_user(user.parse().unwrap(), 40);
     }
     let of = |n: usize, twisted: bool| {
         let (user, amount) = sagas[n];
@@ -148,25 +81,33 @@ async fn agree(payment: &mut Payment, (sagas, acts): Case) {
                 assert_eq!(payment.apply(&saga, &effect).await, model.apply(&saga, &effect), "{act:?}");
             }
             Act::AddFunds(user, amount) => {
-                let call = add_funds(&key, &USERS[*user].parse().unwrap(), amount_of(*amount));
-                assert_eq!(payment.db.texts(call).await, model.add(USERS[*user], *amount), "{act:?}");
+                let user = USERS[*user].parse().unwrap();
+                let call = add_funds(&key, &user, amount_of(*amount));
+                assert_eq!(payment.db.texts(call).await, reply(model.add_funds(&user, *amount)), "{act:?}");
             }
             Act::Pay(user, amount) => {
-                let call = pay(&key, &USERS[*user].parse().unwrap(), amount_of(*amount));
-                assert_eq!(payment.db.texts(call).await, model.pay(USERS[*user], *amount), "{act:?}");
+                let user = USERS[*user].parse().unwrap();
+                let call = pay(&key, &user, amount_of(*amount));
+                assert_eq!(payment.db.texts(call).await, reply(model.pay(&user, *amount)), "{act:?}");
             }
             Act::Trim(buckets) => {
                 let closed_before_ms = START_MS + buckets * OUTCOME_BUCKET_MS;
-                payment.db.call(trim(Watermark { closed_before_ms })).await;
-                model.trim(closed_before_ms);
+                let Trimmed { forgotten, left } = model.trim(closed_before_ms, MAX_BUCKETS_PER_TRIM);
+                let expected = ["ok".to_owned(), forgotten.to_string(), left.to_string()];
+                assert_eq!(payment.db.texts(trim(Watermark { closed_before_ms })).await, expected, "{act:?}");
             }
         }
     }
-    let credits: BTreeMap<_, _> =
-        USERS.iter().filter_map(|user| Some(((*user).to_owned(), payment.credit(user)?))).collect();
-    assert_eq!(credits, model.credits);
-    let records = model.records.iter().map(|(id, (saga, outcome))| (id.clone(), show(saga, outcome))).collect();
+    for user in USERS {
+        let credit = model.credits.get(&user.parse::<UserId>().unwrap());
+        assert_eq!(payment.credit(user).map(u64::cast_signed), credit.copied(), "credit of {user}");
+    }
+    let records = model.outcomes.iter().map(|(id, record)| (id.to_string(), record.to_string())).collect();
     assert_eq!(payment.records(), records);
+    let totals = ["deposited", "paid", "debited", "refunded"].map(|name| payment.total(name));
+    let PaymentTotals { deposited, paid, debited, refunded, .. } = model.totals;
+    assert_eq!(totals, [deposited, paid, debited, refunded].map(i128::from));
+    model.audit().unwrap();
     payment.assert_books_balance();
 }
 

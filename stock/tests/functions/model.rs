@@ -1,15 +1,15 @@
-//! Random sequences of effects do what a model of a few lines says, in outcomes, records and pieces.
-
-use std::collections::BTreeMap;
+//! Random sequences of effects do what the pure database of the simulator does, in outcomes, records and pieces: what is
+//! proved over that one holds for this one.
 
 use common::amount::Quantity;
 use common::event::Watermark;
-use common::limits::OUTCOME_BUCKET_MS;
-use common::reason::FailureReason;
-use common::saga::Saga;
+use common::id::ItemId;
+use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use stock::decision::{Effect, Outcome};
+use protocol::database::{Changed, Stock as Model, StockTotals, Trimmed};
+use protocol::planted::Planted;
+use stock::decision::Effect;
 use stock::effect::{add, subtract, trim};
 use testing::database::operation;
 
@@ -46,84 +46,22 @@ fn cases() -> impl Strategy<Value = Case> {
     (prop::collection::vec(entries, SAGAS), prop::collection::vec(act, 1..25))
 }
 
-/// What stock is, without a database.
-#[derive(Default)]
-struct Model {
-    pieces: BTreeMap<String, u64>,
-    records: BTreeMap<String, (Saga, Outcome)>,
-    watermark: u64,
-}
-
-impl Model {
-    fn apply(&mut self, saga: &Saga, effect: &Effect) -> Outcome {
-        let id = saga.saga_id.to_string();
-        if let Some((of, outcome)) = self.records.get(&id) {
-            return if of.items == saga.items { outcome.clone() } else { Outcome::Conflict(show(of, outcome)) };
-        }
-        if saga.started_at_ms < self.watermark {
-            return Outcome::TooOld(self.watermark);
-        }
-        let outcome = match effect {
-            Effect::Abandon => Outcome::Failed(FailureReason::Abandoned),
-            Effect::Reserve => match self.obstacle(saga) {
-                Some(reason) => Outcome::Failed(reason),
-                None => {
-                    for (item, quantity) in saga.items.iter() {
-                        *self.pieces.entry(item.to_string()).or_default() -= quantity.get();
-                    }
-                    Outcome::Reserved
-                }
-            },
-        };
-        self.records.insert(id, (saga.clone(), outcome.clone()));
-        outcome
-    }
-
-    /// The first item that keeps the saga from being reserved.
-    fn obstacle(&self, saga: &Saga) -> Option<FailureReason> {
-        saga.items.iter().find_map(|(item, quantity)| match self.pieces.get(item.as_str()) {
-            None => Some(FailureReason::UnknownItem(item.clone())),
-            Some(pieces) => (*pieces < quantity.get()).then(|| FailureReason::OutOfStock(item.clone())),
-        })
-    }
-
-    fn trim(&mut self, watermark: u64) {
-        self.watermark = self.watermark.max(watermark);
-        let closed = self.watermark / OUTCOME_BUCKET_MS;
-        self.records.retain(|_, (saga, _)| saga.started_at_ms / OUTCOME_BUCKET_MS >= closed);
-    }
-
-    fn add(&mut self, item: &str, pieces: u64) -> Vec<String> {
-        let Some(stock) = self.pieces.get_mut(item) else { return vec!["no_item".into()] };
-        *stock += pieces;
-        vec!["ok".into(), stock.to_string()]
-    }
-
-    fn subtract(&mut self, item: &str, pieces: u64) -> Vec<String> {
-        let Some(stock) = self.pieces.get_mut(item) else { return vec!["no_item".into()] };
-        let Some(rest) = stock.checked_sub(pieces) else { return vec!["short".into(), stock.to_string()] };
-        *stock = rest;
-        vec!["ok".into(), rest.to_string()]
-    }
-}
-
-/// An outcome as it is recorded.
-fn show(saga: &Saga, outcome: &Outcome) -> String {
-    let text = saga.items.to_string();
-    let items = if text.is_empty() { "-" } else { &text };
-    match outcome {
-        Outcome::Reserved => format!("reserved {items}"),
-        Outcome::Failed(reason) => format!("failed {items} {reason}"),
-        Outcome::Conflict(_) | Outcome::TooOld(_) => unreachable!("never recorded"),
+/// What a command of the REST interface answers, as Redis does.
+fn reply(changed: Changed) -> Vec<String> {
+    match changed {
+        Changed::Ok(pieces) => vec!["ok".into(), pieces.to_string()],
+        Changed::Unknown => vec!["no_item".into()],
+        Changed::Short(pieces) => vec!["short".into(), pieces.to_string()],
+        Changed::Overflow(pieces) => vec!["overflow".into(), pieces.to_string()],
     }
 }
 
 async fn agree(stock: &mut Stock, (sagas, acts): Case) {
     stock.db.clear();
-    let mut model = Model::default();
+    let mut model = Model::new(Planted::default());
     for item in &ITEMS[..3] {
         stock.put_item(item, 10);
-        model.pieces.insert((*item).to_owned(), 10);
+        model.put_item(item.parse().unwrap(), 10);
     }
     let of = |n: usize, twisted: bool| {
         let mut entries: Vec<String> =
@@ -145,25 +83,33 @@ async fn agree(stock: &mut Stock, (sagas, acts): Case) {
                 assert_eq!(stock.abandon(&saga).await, model.apply(&saga, &Effect::Abandon), "{act:?}");
             }
             Act::Add(item, pieces) => {
-                let call = add(&key, &ITEMS[*item].parse().unwrap(), pieces_of(*pieces));
-                assert_eq!(stock.db.texts(call).await, model.add(ITEMS[*item], *pieces), "{act:?}");
+                let item = ITEMS[*item].parse().unwrap();
+                let call = add(&key, &item, pieces_of(*pieces));
+                assert_eq!(stock.db.texts(call).await, reply(model.add(&item, *pieces)), "{act:?}");
             }
             Act::Subtract(item, pieces) => {
-                let call = subtract(&key, &ITEMS[*item].parse().unwrap(), pieces_of(*pieces));
-                assert_eq!(stock.db.texts(call).await, model.subtract(ITEMS[*item], *pieces), "{act:?}");
+                let item = ITEMS[*item].parse().unwrap();
+                let call = subtract(&key, &item, pieces_of(*pieces));
+                assert_eq!(stock.db.texts(call).await, reply(model.subtract(&item, *pieces)), "{act:?}");
             }
             Act::Trim(buckets) => {
                 let closed_before_ms = START_MS + buckets * OUTCOME_BUCKET_MS;
-                stock.db.call(trim(Watermark { closed_before_ms })).await;
-                model.trim(closed_before_ms);
+                let Trimmed { forgotten, left } = model.trim(closed_before_ms, MAX_BUCKETS_PER_TRIM);
+                let expected = ["ok".to_owned(), forgotten.to_string(), left.to_string()];
+                assert_eq!(stock.db.texts(trim(Watermark { closed_before_ms })).await, expected, "{act:?}");
             }
         }
     }
-    let pieces: BTreeMap<_, _> =
-        ITEMS.iter().filter_map(|item| Some(((*item).to_owned(), stock.pieces(item)?))).collect();
-    assert_eq!(pieces, model.pieces);
-    let records = model.records.iter().map(|(id, (saga, outcome))| (id.clone(), show(saga, outcome))).collect();
+    for item in ITEMS {
+        let pieces = model.pieces.get(&item.parse::<ItemId>().unwrap());
+        assert_eq!(stock.pieces(item).map(u64::cast_signed), pieces.copied(), "pieces of {item}");
+    }
+    let records = model.outcomes.iter().map(|(id, record)| (id.to_string(), record.to_string())).collect();
     assert_eq!(stock.records(), records);
+    let totals = ["added", "subtracted", "reserved"].map(|name| stock.total(name));
+    let StockTotals { added, subtracted, reserved, .. } = model.totals;
+    assert_eq!(totals, [added, subtracted, reserved].map(i128::from));
+    model.audit().unwrap();
     stock.assert_books_balance();
 }
 

@@ -288,9 +288,9 @@ impl Ledger {
                 | Outcome::Order(_, order::decision::Outcome::TooOld(_))
         );
         // Or of a saga that was opened again later, because the database had forgotten it.
-        let is_over = self.account(&event.saga.saga_id).is_some_and(|account| {
-            account.closed.is_some() || event.saga.started_at_ms < account.saga.started_at_ms
-        });
+        let is_over = self
+            .account(&event.saga.saga_id)
+            .is_some_and(|account| account.closed.is_some() || event.saga.started_at_ms < account.saga.started_at_ms);
         if is_too_old && is_over { Ok(()) } else { Err(Violation(format!("a dead letter: {}: {why}", event.id()))) }
     }
 }

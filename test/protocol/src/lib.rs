@@ -10,3 +10,8 @@ pub mod glue;
 pub mod ledger;
 pub mod planted;
 pub mod simulator;
+
+/// Prints a line. Who has read enough may close the pipe (`… --trace | head`): that is no failure.
+pub fn print_line(line: std::fmt::Arguments<'_>) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{line}\n"));
+}

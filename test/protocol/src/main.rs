@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use protocol::explore::{CONFIGURATIONS, explore};
 use protocol::planted::{Bug, Planted};
+use protocol::print_line;
 use protocol::simulator::{Counts, Extensions, Failure, Options, simulate, simulate_all};
 
 /// Proves the checkout protocol without a network, a clock or a database.
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
         Action::Simulate(args) => run_simulator(&args),
         Action::Explore(args) => run_exploration(&args),
         Action::Bugs => {
-            Bug::ALL.iter().for_each(|bug| println!("{bug}"));
+            Bug::ALL.iter().for_each(|bug| print_line(format_args!("{bug}")));
             true
         }
     };
@@ -96,12 +97,12 @@ impl Simulate {
         Options { planted: Planted(self.plant), extensions, trace: self.trace }
     }
 
-    /// The command that shows what a seed does.
-    fn reproduce(&self, seed: u64) -> String {
+    /// What else it takes to see the same again.
+    fn flags(&self) -> String {
         let plant = self.plant.map(|bug| format!(" --plant {bug}")).unwrap_or_default();
         let undo_loss = if self.undo_loss { " --undo-loss" } else { "" };
         let late = if self.late_undo_loss { " --late-undo-loss" } else { "" };
-        format!("cargo run --release -p protocol -- simulate --seed {seed} --trace{plant}{undo_loss}{late}")
+        format!("{plant}{undo_loss}{late}")
     }
 }
 
@@ -115,12 +116,14 @@ fn run_simulator(args: &Simulate) -> bool {
         Ok(counts) => {
             print_counts(&counts);
             let seconds = begun.elapsed().as_secs_f64();
-            println!("{seeds} seeds in {seconds:.1} s ({:.0}/s): no invariant is violated", seeds as f64 / seconds);
+            print_line(format_args!(
+                "{seeds} seeds in {seconds:.1} s ({:.0}/s): no invariant is violated",
+                seeds as f64 / seconds
+            ));
             true
         }
-        Err(Failure { seed, violation }) => {
-            println!("seed {seed} violates an invariant: {}", violation.0);
-            println!("see how: {}", args.reproduce(seed));
+        Err(failure) => {
+            print_line(format_args!("{failure}{}", args.flags()));
             false
         }
     }
@@ -128,7 +131,7 @@ fn run_simulator(args: &Simulate) -> bool {
 
 fn print_counts(counts: &Counts) {
     for (what, count) in counts {
-        println!("{what:>28} {count:>12}");
+        print_line(format_args!("{what:>28} {count:>12}"));
     }
 }
 
@@ -145,16 +148,16 @@ fn run_exploration(args: &Explore) -> bool {
         let begun = Instant::now();
         let report = explore(configuration, args.plant, args.depth, args.states);
         let end = if report.is_complete { "all there are" } else { "not all there are" };
-        println!("{}: {}", configuration.name, configuration.about);
-        println!(
+        print_line(format_args!("{}: {}", configuration.name, configuration.about));
+        print_line(format_args!(
             "  {} different situations ({end}), reached {} times, up to {} steps, in {:.1} s",
             report.states,
             report.reached,
             report.depth,
             begun.elapsed().as_secs_f64()
-        );
+        ));
         if let Some(broken) = report.broken {
-            println!("{broken}");
+            print_line(format_args!("{broken}"));
             holds = false;
         }
     }

@@ -3,13 +3,15 @@
 //! No I/O, no clock (time is an argument) and no chance (jitter is one, too). The property tests of the services hold Lua to
 //! this code, the simulator and the exploration run it: so all of them speak of the same databases.
 
+mod entry;
 mod order;
 mod outcomes;
 mod payment;
 mod reconcile;
 mod stock;
 
-pub use order::{AddItem, Order, OrderRecord, OrderTotals, UndoEntry};
+pub use entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
+pub use order::Order;
 pub use outcomes::{Outcomes, Trimmed};
 pub use payment::{Payment, PaymentRecord, PaymentTotals};
 pub use reconcile::{ClaimLimits, Raised};

@@ -56,9 +56,9 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         pieces: [1, 0],
         asks: 2,
         claims: 2,
-        losses: 1,
+        losses: 2,
         trades: 1,
-        undo_losses: 1,
+        undo_losses: 0,
     },
     Configuration {
         name: "no-credit",
@@ -68,9 +68,9 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         pieces: [1, 1],
         asks: 2,
         claims: 2,
-        losses: 1,
+        losses: 2,
         trades: 1,
-        undo_losses: 1,
+        undo_losses: 0,
     },
     Configuration {
         name: "one-item",
@@ -82,7 +82,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         claims: 1,
         losses: 2,
         trades: 0,
-        undo_losses: 2,
+        undo_losses: 0,
     },
     Configuration {
         name: "one-user",
@@ -94,7 +94,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         claims: 1,
         losses: 2,
         trades: 0,
-        undo_losses: 2,
+        undo_losses: 0,
     },
     Configuration {
         name: "two-reconcilers",
@@ -103,10 +103,10 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         credit: 2,
         pieces: [1, 1],
         asks: 1,
-        claims: 4,
-        losses: 3,
+        claims: 5,
+        losses: 4,
         trades: 0,
-        undo_losses: 3,
+        undo_losses: 0,
     },
     Configuration {
         name: "lost-undo",
@@ -114,11 +114,11 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         orders: &["u"],
         credit: 4,
         pieces: [2, 2],
-        asks: 2,
+        asks: 3,
         claims: 2,
         losses: 1,
         trades: 0,
-        undo_losses: 1,
+        undo_losses: 2,
     },
 ];
 
@@ -135,7 +135,7 @@ pub struct Report {
     pub is_complete: bool,
     /// What should happen in some situation, and did.
     pub seen: BTreeSet<&'static str>,
-    /// A broken property, and the shortest way to it.
+    /// A broken property, and a short way to it.
     pub broken: Option<Broken>,
 }
 

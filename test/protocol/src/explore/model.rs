@@ -59,8 +59,14 @@ impl Model for Exploration {
             Property::always("from here, a run without faults ends every saga", |model: &Self, now: &Situation| {
                 now.wrong.is_some() || now.clone().run_out(model.planted).is_ok()
             }),
+            // That all of this happens, or the others would prove nothing.
             Property::sometimes("a saga completes", |_, situation: &Situation| {
                 situation.databases.order.totals.completed > 0
+            }),
+            Property::sometimes("a saga fails", |_, situation: &Situation| situation.databases.order.totals.failed > 0),
+            Property::sometimes("a refund comes before its debit", |_, situation: &Situation| {
+                let mut records = situation.databases.payment.outcomes.iter();
+                records.any(|(_, record)| matches!(record.outcome, payment::decision::Outcome::Voided(_)))
             }),
         ]
     }

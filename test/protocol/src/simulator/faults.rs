@@ -1,5 +1,6 @@
 //! What goes wrong between the steps of the instances.
 
+use common::saga::Saga;
 use nats::topology::Durable;
 
 use super::World;
@@ -99,22 +100,13 @@ impl World {
         let is_young =
             |account: &&Account| self.scenario.late_undo_loss || bucket(account.saga.started_at_ms) == bucket(now_ms);
         let found = self.ledger.open().find(is_young).map(|account| account.saga.clone());
-        let Some(saga) = found.filter(|saga| self.databases.order.undo.contains_key(&saga.saga_id)) else {
-            return Ok(());
-        };
+        // Of an order that was replaced nobody can ask for this saga again.
+        let order = |saga: &Saga| self.databases.order.orders.get(&saga.order_id)?.saga.clone();
+        let Some(saga) = found.filter(|saga| order(saga).as_ref() == Some(&saga.saga_id)) else { return Ok(()) };
         self.say(|_| format!("the order database forgets {}", saga.saga_id));
         self.count("undo entries lost");
         self.databases.order.lose_begin(&saga);
         self.ledger.lost(&saga.saga_id);
-        let (order, index) = (saga.order_id, self.requests.len());
-        let Some(instance) =
-            (0..self.instances.len()).find(|n| self.instances[*n].durable == Durable::Order && self.is_up(*n))
-        else {
-            self.instances[0].away_until_ms = self.now_ms;
-            self.arrive(order, 0);
-            return self.step_request(index).map(|_| ());
-        };
-        self.arrive(order, instance);
-        self.step_request(index).map(|_| ())
+        self.ask_at_once(&saga.order_id)
     }
 }

@@ -203,7 +203,7 @@ impl World {
     /// Prints a step, where somebody wants to see it.
     fn say(&self, what: impl FnOnce(&Self) -> String) {
         if self.trace {
-            println!("{:>9} {}", self.now_ms - START_MS, what(self));
+            crate::print_line(format_args!("{:>9} {}", self.now_ms - START_MS, what(self)));
         }
     }
 }
@@ -235,6 +235,14 @@ pub struct Failure {
     pub seed: u64,
     /// Which invariant, and how.
     pub violation: Violation,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seed, violation } = self;
+        writeln!(f, "seed {seed} violates an invariant: {}", violation.0)?;
+        write!(f, "see how: cargo run --release -p protocol -- simulate --seed {seed} --trace")
+    }
 }
 
 /// Runs many seeds, on all cores: each seed is a thread's own, so it runs as it would alone. Ends at the first failure; of

@@ -63,6 +63,19 @@ impl World {
         self.requests.push(Request { number, order, instance, stage: Stage::Arrived, deadline_ms, operation });
     }
 
+    /// A client asks again, and is served before anything else happens.
+    pub fn ask_at_once(&mut self, order: &OrderId) -> Result<(), Violation> {
+        self.arrivals += 1;
+        let (number, deadline_ms) = (self.arrivals, self.now_ms + self.scenario.request_limit_ms);
+        let (order, operation) = (order.clone(), None);
+        let mut request = Request { number, order, instance: 0, stage: Stage::Arrived, deadline_ms, operation };
+        if let Begun::Started(saga) = self.ask_to_begin(&request)? {
+            request.stage = Stage::Begun(saga);
+            self.requests.push(request);
+        }
+        Ok(())
+    }
+
     /// The clients of an instance that ended hear nothing more.
     pub fn forget_requests(&mut self, instance: usize) {
         let gone: Vec<Request> = self.requests.extract_if(.., |request| request.instance == instance).collect();
