@@ -144,7 +144,7 @@ async fn one_after_the_other(client: Client, orders: u64, shared: Arc<Shared>) -
             }
             shared.turned_away.fetch_add(1, Ordering::Relaxed);
             // Most knock again after a moment; some believe what they were told, so that it can be seen whether it was true.
-            if number % 5 == 0 || shared.stop.load(Ordering::Relaxed) {
+            if number.is_multiple_of(5) || shared.stop.load(Ordering::Relaxed) {
                 break told;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -189,8 +189,13 @@ impl Answers {
 
     /// What was said to those whose outcome was left open.
     pub fn unknown(&self) -> Vec<&str> {
-        let why = |told| if let &Told::Unknown(ref why) = told { Some(why.as_str()) } else { None };
-        self.all.values().filter_map(why).collect()
+        let mut said = Vec::new();
+        for told in self.all.values() {
+            if let Told::Unknown(why) = told {
+                said.push(why.as_str());
+            }
+        }
+        said
     }
 
     /// Every 200 is a paid order, every 4xx is not, and where nothing was started there is nothing.

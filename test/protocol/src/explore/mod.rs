@@ -56,7 +56,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         pieces: [1, 0],
         asks: 2,
         claims: 2,
-        losses: 2,
+        losses: 1,
         trades: 1,
         undo_losses: 0,
     },

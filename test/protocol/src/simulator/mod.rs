@@ -47,7 +47,7 @@ const INSTANCES: usize = 2;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// How a simulation is run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// A bug to find.
     pub planted: Planted,
@@ -235,13 +235,21 @@ pub struct Failure {
     pub seed: u64,
     /// Which invariant, and how.
     pub violation: Violation,
+    /// How it was run.
+    pub options: Options,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, violation } = self;
+        let Self { seed, violation, options } = self;
         writeln!(f, "seed {seed} violates an invariant: {}", violation.0)?;
-        write!(f, "see how: cargo run --release -p protocol -- simulate --seed {seed} --trace")
+        write!(f, "see how: cargo run --release -p protocol -- simulate --seed {seed} --trace")?;
+        if let Some(bug) = options.planted.0 {
+            write!(f, " --plant {bug}")?;
+        }
+        let Extensions { undo_loss, late_undo_loss, early_expiry } = options.extensions;
+        let flags = [(undo_loss, "undo-loss"), (late_undo_loss, "late-undo-loss"), (early_expiry, "early-expiry")];
+        flags.iter().filter(|(is_set, _)| *is_set).try_for_each(|(_, flag)| write!(f, " --{flag}"))
     }
 }
 
@@ -263,7 +271,7 @@ pub fn simulate_all(seeds: std::ops::Range<u64>, options: Options) -> Result<Cou
                 Ok(of_seed) => of_seed.into_iter().for_each(|(what, by)| *counts.entry(what).or_default() += by),
                 Err(violation) => {
                     next.store(seeds.end, Ordering::Relaxed);
-                    return Err(Failure { seed, violation });
+                    return Err(Failure { seed, violation, options });
                 }
             }
         }
