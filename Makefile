@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test bench build lint fmt tools clean
+.PHONY: help up test bench simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -23,6 +23,9 @@ test: tools ## Runs all tests
 
 bench: tools build ## Measures checkouts on a platform of its own, in a temporary folder
 	@exec target/release/checkout bench --own-platform $(ARGS)
+
+simulate: ## Runs 100,000 seeds of the protocol simulator
+	cargo run --release -p protocol -- simulate --seeds 100000 $(ARGS)
 
 build: ## Builds all programs, optimised, into target/release
 	cargo build --release --workspace --bins

@@ -30,8 +30,9 @@ pub const MAX_CONSUMER_BATCH: usize = 256;
 /// Batches that one consumer has in flight: enough to overlap the database's sync with the broker's acknowledgements.
 pub const MAX_BATCHES_IN_FLIGHT: usize = 4;
 
-/// Width of a bucket of outcome records. Records are forgotten a whole bucket at a time.
-pub const OUTCOME_BUCKET_MS: u64 = 10_000;
+/// Width of a bucket of outcome records. Records are forgotten a whole bucket at a time, and a new saga is looked for in all
+/// buckets since the watermark, of which there should be few.
+pub const OUTCOME_BUCKET_MS: u64 = 20_000;
 
 /// Buckets that one trim removes. Each is unlinked in constant time and freed by Redis in the background.
 pub const MAX_BUCKETS_PER_TRIM: u64 = 100;

@@ -20,16 +20,17 @@ fn main() -> ExitCode {
 /// Runs until a signal and says whether everything in hand was finished.
 async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> {
     let settings = &all.service;
-    let signals = Signals::listen()?;
     let listener = common::http::bind(settings.listen)?;
     let tasks = Tasks::new();
     let database = Database::open(&settings.redis_url, effect::LIBRARY, settings.redis_lanes, &tasks)?;
     if !database.wait_until_connected(service::START_PATIENCE).await {
-        return Err(format!("no database at {}", settings.redis_url).into());
+        return Err(format!("no database at {}", database.address()).into());
     }
     let broker = Broker::connect(&settings.nats_url, &settings.instance, service::START_PATIENCE).await?;
     let limits = Limits::from(settings);
     broker.ensure_topology(&limits).await?;
+    // Until here nothing was taken in, so a signal simply ends the process.
+    let signals = Signals::listen()?;
 
     let waiting = waiting::Waiting::default();
     let inbox = broker.inbox().await?;

@@ -77,13 +77,13 @@ local function read(recorded)
   return outcome, rest, string.match(recorded, '^%S+ %S+ %S+ (%S+)$')
 end
 
--- The answer to a step of a saga that has a record already.
-local function repeated(recorded, args)
+-- The answer to a step of a saga that has a record already, and the bucket that the record is kept in.
+local function repeated(recorded, home, keys, args)
   local outcome, rest, reason = read(recorded)
   if rest ~= content(args) then
-    return { 'conflict', recorded }
+    return { 'conflict', recorded }, home
   end
-  return { outcome, reason }
+  return { outcome, reason }, keep(home, keys[5], keys[4], args[1], recorded)
 end
 
 -- Takes a saga's amount.
@@ -92,9 +92,9 @@ end
 -- Returns { 'debited' } | { 'declined', reason } | { 'refunded', reason } | { 'voided', reason } | { 'conflict', recorded }
 --       | { 'too_old', watermark }
 local function debit(keys, args)
-  local recorded = redis.call('HGET', keys[5], args[1])
+  local recorded, home = find(keys[5], keys[4], args[1])
   if recorded then
-    return repeated(recorded, args)
+    return (repeated(recorded, home, keys, args))
   end
   local forgotten = is_forgotten(keys[3], args[2])
   if forgotten then
@@ -122,9 +122,10 @@ end
 --   ARGV  1 saga  2 started_ms  3 user id  4 amount  5 reason
 -- Returns { 'refunded', reason } | { 'voided', reason } | { 'declined', reason } | { 'conflict', recorded } | { 'too_old', watermark }
 local function refund(keys, args)
-  local recorded = redis.call('HGET', keys[5], args[1])
+  local recorded, home = find(keys[5], keys[4], args[1])
   if recorded then
-    local answer = repeated(recorded, args)
+    local answer
+    answer, home = repeated(recorded, home, keys, args)
     if answer[1] ~= 'debited' then
       return answer
     end
@@ -132,7 +133,7 @@ local function refund(keys, args)
     -- The user may have been replaced by a batch_init meanwhile, or have been given much credit. Money that was taken goes
     -- back in any case; a credit beyond the largest amount is no loss, a refund left out would be one.
     redis.call('INCRBY', keys[1], args[4])
-    record(keys[5], keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5])
+    record(home, keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5])
     return { 'refunded', args[5] }
   end
   local forgotten = is_forgotten(keys[3], args[2])

@@ -82,12 +82,13 @@ end
 
 -- What is already decided about a saga, or why nothing may be decided any more; nil where the decision is open.
 local function decided(keys, args)
-  local recorded = redis.call('HGET', keys[4], args[1])
+  local recorded, home = find(keys[4], keys[3], args[1])
   if recorded then
     local outcome, items, reason = read(recorded)
     if items ~= args[3] then
       return { 'conflict', recorded }
     end
+    keep(home, keys[4], keys[3], args[1], recorded)
     return { outcome, reason }
   end
   local forgotten = is_forgotten(keys[2], args[2])
@@ -120,11 +121,8 @@ local function reserve(keys, args)
       return fail(keys, args, 'out_of_stock:' .. id)
     end
   end
-  -- Totals first: should one of them be at its end, nothing is taken yet.
   for n = 5, #keys do
     raise(keys[1], 'reserved', args[2 * n - 5])
-  end
-  for n = 5, #keys do
     take(keys[n], args[2 * n - 5])
   end
   record(keys[4], keys[3], args[1], 'reserved ' .. args[3])

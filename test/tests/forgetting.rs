@@ -11,7 +11,7 @@ use testing::stream::{Nats, Stored};
 use testing::wait::{eventually, until};
 
 /// Records are forgotten a whole bucket of this width at a time.
-const BUCKET_MS: u64 = 10_000;
+const BUCKET_MS: u64 = common::limits::OUTCOME_BUCKET_MS;
 
 /// Forgets as soon as it may.
 fn forgetful() -> Options {

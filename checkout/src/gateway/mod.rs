@@ -53,8 +53,9 @@ pub struct Args {
     #[arg(long, required = true, num_args = 1.., value_name = "URL", value_delimiter = ',')]
     pub stock: Vec<String>,
 
-    /// What to log: error, warn, info, debug, …
-    #[arg(long, env = "LOG", default_value = "info", value_name = "FILTER")]
+    /// What to log: error, warn, info, debug, …; the proxy library would mention each refused connection, the gateway says once that an
+    /// instance is passed over
+    #[arg(long, env = "LOG", default_value = "info,axum_reverse_proxy=off", value_name = "FILTER")]
     pub log: String,
 }
 

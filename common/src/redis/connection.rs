@@ -24,6 +24,11 @@ impl Connector {
         Ok(Self { client: Client::open(info.set_tcp_settings(tcp))?, library })
     }
 
+    /// Where the database is, without user name and password.
+    pub(super) fn address(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
     /// A new connection of the caller's own.
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         // The lane bounds each group by its callers' deadlines, so the client's own limit on replies is off.

@@ -55,6 +55,7 @@ pub struct Database {
     /// Bounds the queue. A call holds a place until it is answered.
     places: Arc<Semaphore>,
     connected: Arc<AtomicBool>,
+    address: Arc<str>,
 }
 
 impl Database {
@@ -64,6 +65,7 @@ impl Database {
     /// `url` is not a Redis URL.
     pub fn open(url: &str, library: Library, lanes: usize, tasks: &Tasks) -> Result<Self, redis::RedisError> {
         let connector = Arc::new(Connector::new(url, library)?);
+        let address = connector.address().into();
         let (queue, calls) = mpsc::unbounded_channel();
         let calls = Arc::new(Mutex::new(calls));
         let connected = Arc::new(AtomicBool::new(false));
@@ -71,7 +73,7 @@ impl Database {
             let lane = Lane::new(connector.clone(), calls.clone(), connected.clone(), tasks.stop(Stage::Support));
             tasks.spawn(Stage::Support, lane.run());
         }
-        Ok(Self { queue, places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)), connected })
+        Ok(Self { queue, places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)), connected, address })
     }
 
     /// Whether the last thing that any lane heard of the database was an answer.
@@ -123,6 +125,11 @@ impl Database {
         tokio::time::timeout_at(deadline, answered)
             .await
             .unwrap_or_else(|_| Err(progress.give_up("no answer within the time limit")))
+    }
+
+    /// The database's address, without user name and password.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Waits until the database answers and has the library, at most `patience`. Says whether it does.

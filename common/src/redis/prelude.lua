@@ -11,10 +11,14 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
--- Adds to a counter of the totals. The totals are 64-bit integers, far from their end; should one ever reach it, the
--- function must fail before it has written anything, so totals are raised first.
+-- Adds to a counter of the totals. A counter is a 64-bit integer; long before its end, 2^62 of it are carried over to a counter of
+-- such carries, so that no number of requests can bring it to where it refuses.
+local CARRY = '4611686018427387904'
 local function raise(totals, field, by)
-  redis.call('HINCRBY', totals, field, by)
+  if redis.call('HINCRBY', totals, field, by) >= tonumber(CARRY) then
+    redis.call('HINCRBY', totals, field, '-' .. CARRY)
+    redis.call('HINCRBY', totals, field .. '_carried', 1)
+  end
 end
 
 -- The database's clock, in milliseconds.
@@ -83,6 +87,39 @@ local function record(bucket, buckets, saga, outcome)
   redis.call('SADD', buckets, bucket)
 end
 
+-- The number of a bucket: which span of time its sagas started in.
+local function number_of(bucket)
+  return tonumber(string.match(bucket, '(%d+)$'))
+end
+
+-- What is recorded about a saga, and the bucket that it is kept in. The bucket of the saga's start is looked at first, but a saga that
+-- a failover forgot is opened again under the same id with a later start, and must meet its record all the same. There are few
+-- buckets: those of the sagas that started since the watermark.
+local function find(bucket, buckets, saga)
+  local outcome = redis.call('HGET', bucket, saga)
+  if outcome then
+    return outcome, bucket
+  end
+  for _, other in ipairs(redis.call('SMEMBERS', buckets)) do
+    outcome = other ~= bucket and redis.call('HGET', other, saga)
+    if outcome then
+      return outcome, other
+    end
+  end
+  return nil, bucket
+end
+
+-- Moves a record to the bucket of a later start, so that it is kept as long as a saga that was opened again can ask for it.
+-- Returns the bucket that the record is kept in now.
+local function keep(from, bucket, buckets, saga, outcome)
+  if number_of(from) >= number_of(bucket) then
+    return from
+  end
+  redis.call('HDEL', from, saga)
+  record(bucket, buckets, saga, outcome)
+  return bucket
+end
+
 -- Raises the watermark and forgets whole buckets of outcome records that lie behind it.
 --   KEYS  1 watermark  2 buckets, the index of all
 --   ARGV  1 every saga started before this time is closed (ms)  2 width of a bucket (ms)  3 most buckets to remove
@@ -97,8 +134,7 @@ local function trim(keys, args)
   end
   local removed, forgotten, left = 0, 0, 0
   for _, bucket in ipairs(redis.call('SMEMBERS', keys[2])) do
-    local number = tonumber(string.match(bucket, '(%d+)$'))
-    if (number + 1) * tonumber(args[2]) <= closed_before then
+    if (number_of(bucket) + 1) * tonumber(args[2]) <= closed_before then
       if removed < tonumber(args[3]) then
         forgotten = forgotten + redis.call('HLEN', bucket)
         redis.call('UNLINK', bucket)

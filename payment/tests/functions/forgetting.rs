@@ -97,3 +97,20 @@ async fn what_is_still_recorded_answers_however_old_it_is() {
     assert_eq!(payment.credit("7"), Some(100));
     payment.assert_books_balance();
 }
+
+#[tokio::test]
+async fn a_saga_that_is_opened_again_later_meets_its_record_and_keeps_it() {
+    let mut payment = Payment::with_users(&[("7", 100)]).await;
+    let (first, later) = (saga("1.k.0", "7", 10), 3 * OUTCOME_BUCKET_MS);
+    let again = started_at(first.clone(), START_MS + later);
+    assert_eq!(payment.debit(&first).await, Outcome::Debited);
+    assert_eq!(payment.debit(&again).await, Outcome::Debited);
+    assert_eq!(payment.credit("7"), Some(90), "the same saga pays once, whenever it is said to have started");
+    // The record went with the later start: the watermark passes the first one.
+    trim_to(&payment, START_MS + later).await;
+    assert_eq!(payment.debit(&again).await, Outcome::Debited);
+    assert_eq!(payment.refund(&first, "abandoned").await, refunded("abandoned"), "an old message meets it too");
+    assert_eq!(payment.records().len(), 1);
+    assert_eq!(payment.credit("7"), Some(100));
+    payment.assert_books_balance();
+}

@@ -97,3 +97,20 @@ async fn what_is_still_recorded_answers_however_old_it_is() {
     assert_eq!(stock.pieces("a"), Some(90));
     stock.assert_books_balance();
 }
+
+#[tokio::test]
+async fn a_saga_that_is_opened_again_later_meets_its_record_and_keeps_it() {
+    let mut stock = Stock::with_items(&[("1", 100)]).await;
+    let (first, later) = (saga("1.k.0", "1:10"), 3 * OUTCOME_BUCKET_MS);
+    let again = started_at(first.clone(), START_MS + later);
+    assert_eq!(stock.reserve(&first).await, Outcome::Reserved);
+    assert_eq!(stock.reserve(&again).await, Outcome::Reserved);
+    assert_eq!(stock.pieces("1"), Some(90), "the same saga takes once, whenever it is said to have started");
+    // The record went with the later start: the watermark passes the first one.
+    trim_to(&stock, START_MS + later).await;
+    assert_eq!(stock.abandon(&again).await, Outcome::Reserved);
+    assert_eq!(stock.reserve(&first).await, Outcome::Reserved, "an old message meets it too");
+    assert_eq!(stock.records().len(), 1);
+    assert_eq!(stock.pieces("1"), Some(90));
+    stock.assert_books_balance();
+}

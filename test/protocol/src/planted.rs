@@ -38,7 +38,7 @@ pub enum Bug {
     AttemptNotIncremented,
     /// A claimed saga is taken off the lists for good.
     ClaimIsNoLease,
-    /// A replay tells a new start of the saga.
+    /// A replay tells a new start of the saga, and records are looked for under that start alone.
     ReplayStartsAnew,
     /// `checkout.started` is published before the undo entry is written.
     StartedBeforeUndo,

@@ -33,14 +33,35 @@ impl<R> Outcomes<R> {
         Self { buckets: BTreeMap::new(), watermark_ms: 0, planted }
     }
 
-    /// What is recorded about a saga. The bucket is found by the saga's start, as in Redis.
+    /// What is recorded about a saga, in whichever bucket. That of the saga's start is looked at first, as in Redis.
     pub fn get(&self, saga: &Saga) -> Option<&R> {
-        self.buckets.get(&bucket(saga))?.get(&saga.saga_id)
+        self.buckets.get(&self.home(saga))?.get(&saga.saga_id)
+    }
+
+    /// The bucket that the saga's record is kept in; without a record, that of its start.
+    fn home(&self, saga: &Saga) -> u64 {
+        let own = bucket(saga);
+        let has = |number: &u64| self.buckets.get(number).is_some_and(|records| records.contains_key(&saga.saga_id));
+        if has(&own) || self.planted.is(Bug::ReplayStartsAnew) {
+            return own;
+        }
+        self.buckets.keys().copied().find(has).unwrap_or(own)
+    }
+
+    /// Moves a record to the bucket of a later start, so that it is kept as long as a saga that was opened again can ask.
+    pub fn keep(&mut self, saga: &Saga) {
+        let (from, own) = (self.home(saga), bucket(saga));
+        if from < own
+            && let Some(record) = self.buckets.get_mut(&from).and_then(|records| records.remove(&saga.saga_id))
+        {
+            self.buckets.entry(own).or_default().insert(saga.saga_id.clone(), record);
+        }
     }
 
     /// Records an outcome, over what there was.
     pub fn record(&mut self, saga: &Saga, record: R) {
-        self.buckets.entry(bucket(saga)).or_default().insert(saga.saga_id.clone(), record);
+        let home = self.home(saga);
+        self.buckets.entry(home).or_default().insert(saga.saga_id.clone(), record);
     }
 
     /// The watermark, where the saga started before it: its record may have been forgotten, so nothing may begin.

@@ -105,11 +105,12 @@ impl Payment {
 
     /// Carries out a saga's effect, once: `payment_debit` and `payment_refund`.
     pub fn apply(&mut self, saga: &Saga, effect: &Effect) -> Outcome {
-        if let Some(record) = self.outcomes.get(saga) {
+        if let Some(record) = self.outcomes.get(saga).cloned() {
             if (&record.user, record.amount) != (&saga.user_id, saga.amount) {
                 return Outcome::Conflict(record.to_string());
             }
-            return match (record.outcome.clone(), effect) {
+            self.outcomes.keep(saga);
+            return match (record.outcome, effect) {
                 (Outcome::Debited, Effect::Refund(reason)) => self.refund(saga, reason),
                 (recorded, _) => recorded,
             };

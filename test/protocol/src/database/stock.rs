@@ -89,12 +89,13 @@ impl Stock {
 
     /// Carries out a saga's effect, once: `stock_reserve` and `stock_abandon`.
     pub fn apply(&mut self, saga: &Saga, effect: &Effect) -> Outcome {
-        if let Some(record) = self.outcomes.get(saga) {
+        if let Some(record) = self.outcomes.get(saga).cloned() {
             if record.items != saga.items {
                 return Outcome::Conflict(record.to_string());
             }
+            self.outcomes.keep(saga);
             if !(self.planted.is(Bug::AbandonOverridesReserved) && *effect == Effect::Abandon) {
-                return record.outcome.clone();
+                return record.outcome;
             }
         } else if let Some(watermark_ms) = self.outcomes.is_forgotten(saga) {
             return Outcome::TooOld(watermark_ms);
