@@ -37,9 +37,6 @@ pub const OUTCOME_BUCKET_MS: u64 = 20_000;
 /// Buckets that one trim removes. Each is unlinked in constant time and freed by Redis in the background.
 pub const MAX_BUCKETS_PER_TRIM: u64 = 100;
 
-/// Messages that are worth a further batch while others are in flight. Fewer wait for the next one to end.
-pub const MIN_BATCH_BESIDE_OTHERS: usize = 64;
-
 /// Sagas that one claim of the reconciler takes. A tick that finds more goes on at once.
 pub const MAX_SAGAS_PER_CLAIM: u64 = 200;
 

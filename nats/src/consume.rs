@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::Message;
 use async_nats::jetstream::AckKind;
 use common::event::Event;
-use common::limits::{MAX_BATCHES_IN_FLIGHT, MAX_CONSUMER_BATCH, MIN_BATCH_BESIDE_OTHERS};
+use common::limits::{MAX_BATCHES_IN_FLIGHT, MAX_CONSUMER_BATCH};
 use common::redis::Database;
 use common::shutdown::Tasks;
 use tokio::task::JoinSet;
@@ -255,20 +255,11 @@ impl<R: React> Intake<R> {
     }
 
     fn start_batches(&mut self) {
-        while self.is_worth_a_batch() {
+        while !self.held.is_empty() && self.batches.len() < MAX_BATCHES_IN_FLIGHT {
             let size = self.held.len().min(MAX_CONSUMER_BATCH);
             let messages = self.held.drain(..size).map(|held| held.message).collect();
             let shared = Arc::clone(&self.shared);
             self.batches.spawn(async move { shared.run(messages).await });
-        }
-    }
-
-    /// Alone, even one message is: nobody should wait for company. Beside other batches a few are not: they cost a sync and an
-    /// acknowledgement of their own, while the batch in flight is soon over and the next one takes them all together.
-    fn is_worth_a_batch(&self) -> bool {
-        match self.batches.len() {
-            0 => !self.held.is_empty(),
-            in_flight => in_flight < MAX_BATCHES_IN_FLIGHT && self.held.len() >= MIN_BATCH_BESIDE_OTHERS,
         }
     }
 

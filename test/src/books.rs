@@ -147,6 +147,15 @@ impl Books {
         self.items.values().map(|item| item.pieces).sum()
     }
 
+    /// Whether a checkout of the order was ever begun.
+    ///
+    /// # Panics
+    /// There is no such order.
+    pub fn has_saga(&self, order: &str) -> bool {
+        let order = self.orders.get(order).unwrap_or_else(|| panic!("order {order} is gone"));
+        self.undo.contains_key(&order.current_saga) || !order.current_saga.ends_with(".0")
+    }
+
     /// How many orders are paid.
     pub fn paid(&self) -> usize {
         self.orders.values().filter(|order| order.paid).count()

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::Method;
 use nix::sys::signal::Signal;
 use testing::books::Books;
-use testing::load::{Load, Seed};
+use testing::load::{Load, Seed, Told};
 use testing::platform::{Options, Platform, SERVICES};
 use testing::wait::eventually;
 
@@ -84,15 +84,24 @@ async fn a_stop_under_load_answers_what_was_accepted_leaves_nothing_behind_and_k
     assert_eq!(folder.pid_files(), [] as [String; 0]);
     assert!(!folder.path().join("run/platform.json").exists());
     let answers = load.stop().await;
-    // Who came after the door was closed was refused a connection; who came before has an answer.
-    let dropped = answers.unknown();
+    // Who came after the door was closed was refused a connection; who came before has an answer. Between its last look into the
+    // queue and the closing the gateway cannot look again, so a client may be reset by the kernel that the gateway never met.
+    let unknown = answers.all.iter().filter_map(|(order, told)| match told {
+        Told::Unknown(why) => Some((order, why.as_str())),
+        _ => None,
+    });
+    let (reset, dropped): (Vec<_>, Vec<_>) = unknown.partition(|(_, why)| why.contains("Connection reset"));
     assert!(dropped.is_empty(), "{} dropped: {:?}", dropped.len(), &dropped[..dropped.len().min(5)]);
+    assert!(reset.len() <= 2, "{} were reset", reset.len());
     assert!(answers.paid() >= BETWEEN);
 
     let platform = Platform::start_in(folder, Options::default()).await;
     let books = Books::closed(&platform).await;
     answers.assert_true(&books);
     assert_eq!(books.paid(), answers.paid(), "every paid order was answered so");
+    for (order, _) in reset {
+        assert!(!books.has_saga(order), "order {order} was accepted, and its client was reset");
+    }
     assert_eq!(books.orders.len() as u64, ORDERS);
 }
 

@@ -29,7 +29,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, app: Router, asked: impl Future<Output = ()>) -> bool {
     let door = CancellationToken::new();
     let part = CancellationToken::new();
-    let listener = Door { listener: Some(listener), closing: door.clone() };
+    let listener = Door { listener: Some(listener), last: None, closing: door.clone() };
     let server = axum::serve(listener, app).with_graceful_shutdown(part.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     asked.await;
@@ -42,7 +42,32 @@ pub async fn serve(listener: TcpListener, app: Router, asked: impl Future<Output
 /// A listener that can close while the connections it accepted live on.
 struct Door {
     listener: Option<TcpListener>,
+    /// The same, once it is closing.
+    last: Option<std::net::TcpListener>,
     closing: CancellationToken,
+}
+
+impl Door {
+    /// Who stands in the queue while the door closes: the kernel would reset them, and the requests they may have sent with them. The
+    /// runtime hears of a connection a little after the kernel has it, so the kernel itself is asked until it has no more.
+    fn next_in_queue(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        if let Some(listener) = self.listener.take() {
+            self.last = listener.into_std().ok();
+        }
+        loop {
+            match self.last.as_ref()?.accept() {
+                Ok((stream, address)) => {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        return Some((stream, address));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.last = None,
+            }
+        }
+    }
 }
 
 impl Listener for Door {
@@ -50,26 +75,27 @@ impl Listener for Door {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        if let Some(listener) = &mut self.listener {
-            tokio::select! {
-                // In this order: who stands in the queue already is let in before the door closes, for the kernel would reset
-                // it, and the request it may have sent with it.
-                biased;
-                (stream, address) = Listener::accept(listener) => {
-                    let _ = stream.set_nodelay(true);
-                    return (stream, address);
-                }
-                () = self.closing.cancelled() => {}
+        let next = match &mut self.listener {
+            Some(listener) => tokio::select! {
+                next = Listener::accept(listener) => Some(next),
+                () = self.closing.cancelled() => self.next_in_queue(),
+            },
+            None => self.next_in_queue(),
+        };
+        match next {
+            Some((stream, address)) => {
+                let _ = stream.set_nodelay(true);
+                (stream, address)
             }
+            None => std::future::pending().await,
         }
-        self.listener = None;
-        std::future::pending().await
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        match &self.listener {
-            Some(listener) => listener.local_addr(),
-            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        match (&self.listener, &self.last) {
+            (Some(listener), _) => listener.local_addr(),
+            (None, Some(last)) => last.local_addr(),
+            (None, None) => Err(io::Error::from(io::ErrorKind::NotConnected)),
         }
     }
 }
