@@ -1,5 +1,6 @@
 //! The order service's decisions, without I/O: how an event closes the undo entry, and what follows from the close.
 
+use common::decision::{conflict, too_old};
 use common::event::{Event, Kind, SagaEvent};
 use common::undo::{State, Transition, transition};
 
@@ -61,15 +62,8 @@ pub fn follow(event: &SagaEvent, told: State, outcome: Outcome, at_ms: u64) -> R
         Outcome::EndedTwice(recorded) => {
             return Err(format!("saga {} ended twice: {} after {recorded}", event.saga.saga_id, event.kind));
         }
-        Outcome::Conflict(recorded) => {
-            return Err(format!("saga {} is recorded with different content: {recorded}", event.saga.saga_id));
-        }
-        Outcome::TooOld(watermark) => {
-            return Err(format!(
-                "too old: saga {} started at {}, before the watermark {watermark}; nothing was applied",
-                event.saga.saga_id, event.saga.started_at_ms
-            ));
-        }
+        Outcome::Conflict(recorded) => return Err(conflict(event, &recorded)),
+        Outcome::TooOld(watermark) => return Err(too_old(event, watermark)),
     };
     let event = match &state {
         State::Failed(reason) => event.then(Kind::CheckoutFailed, Some(reason.clone()), at_ms),
