@@ -85,15 +85,14 @@ async fn a_stop_under_load_answers_what_was_accepted_leaves_nothing_behind_and_k
     assert!(!folder.path().join("run/platform.json").exists());
     let answers = load.stop().await;
     // Who came after the door was closed was refused a connection; who came before has an answer. Between its last look into the
-    // queue and the closing the gateway cannot look again, so a client may be reset by the kernel that the gateway never met. How
-    // many come in that moment is the scheduler's choice; that nothing was begun for any of them is asserted below.
+    // queue and the closing the gateway cannot look again, so a client may be reset by the kernel that the gateway never met.
     let unknown = answers.all.iter().filter_map(|(order, told)| match told {
         Told::Unknown(why) => Some((order, why.as_str())),
         _ => None,
     });
     let (reset, dropped): (Vec<_>, Vec<_>) = unknown.partition(|(_, why)| why.contains("Connection reset"));
     assert!(dropped.is_empty(), "{} dropped: {:?}", dropped.len(), &dropped[..dropped.len().min(5)]);
-    assert!(reset.len() < CLIENTS / 2, "{} were reset", reset.len());
+    assert!(reset.len() <= 2, "{} were reset", reset.len());
     assert!(answers.paid() >= BETWEEN);
 
     let platform = Platform::start_in(folder, Options::default()).await;
