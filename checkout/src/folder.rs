@@ -6,7 +6,7 @@
 //! DIR/run/NAME.birth       the same pid with its start time, so that a recycled pid is never taken for ours
 //! DIR/run/platform.json    all addresses and versions; there from the moment all is ready until the stop begins
 //! DIR/log/NAME.log         what the process wrote, appended
-//! DIR/nats-1, DIR/redis-*  configuration and data of the servers
+//! DIR/nats-*, DIR/redis-*, DIR/sentinel-*   configuration and data of the servers
 //! ```
 
 use std::collections::BTreeMap;
@@ -230,12 +230,15 @@ fn write_whole(path: &Path, text: &str) {
 pub struct Platform {
     /// The one URL for all routes.
     pub gateway: String,
-    /// Where NATS clients connect.
+    /// Where NATS clients connect; of several servers the URLs are separated by commas.
     pub nats: String,
-    /// The monitoring pages of nats-server.
+    /// The monitoring pages of the first nats-server.
     pub nats_monitor: String,
-    /// The database of each service.
+    /// The database of each service: `redis://…`, or `redis+sentinel://…` where sentinels know which node is the primary now.
     pub redis: BTreeMap<Service, String>,
+    /// Whether everything that keeps data is there three times.
+    #[serde(default)]
+    pub ha: bool,
     /// The instances of each service: base URLs, in the order of their numbers.
     pub services: BTreeMap<Service, Vec<String>>,
     /// Every process by its name, with its address.
@@ -253,6 +256,9 @@ pub struct Address {
     pub name: String,
     /// URL of the process.
     pub url: String,
+    /// Where a nats-server has its monitoring pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<String>,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::folder::{Address, Folder, Platform};
 use crate::http_client;
 use crate::say;
+use crate::service::Service;
 use crate::up::plan::{Group, Probe};
 use crate::up::ready;
 
@@ -35,6 +36,9 @@ struct Row {
     alive: bool,
     address: String,
     ready: bool,
+    /// Of a node of a database: whether it is the primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
     /// What it says when it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -61,6 +65,10 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
 async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
     let birth = folder.birth(&process.name);
     let alive = birth.as_ref().is_some_and(|birth| birth.is_alive());
+    let role = match (platform.ha, Group::of_process(&process.name), http_client::address_of(&process.url)) {
+        (true, Some(Group::Redis), Some(address)) => ready::role(address).await.ok(),
+        _ => None,
+    };
     let asked = match probe(platform, process) {
         Some(probe) => ready::ask(&probe).await,
         None => Err("has no address to ask".to_owned()),
@@ -71,6 +79,7 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
         alive,
         address: process.url.clone(),
         ready: alive && asked.is_ok(),
+        role,
         why: asked.err(),
     }
 }
@@ -79,7 +88,11 @@ fn probe(platform: &Platform, process: &Address) -> Option<Probe> {
     let address = http_client::address_of(&process.url)?;
     match Group::of_process(&process.name)? {
         Group::Redis => Some(Probe::Redis(address)),
-        Group::Nats => http_client::address_of(&platform.nats_monitor).map(|pages| Probe::Http(pages, "/healthz")),
+        Group::Nats => {
+            let pages = process.monitor.as_deref().unwrap_or(&platform.nats_monitor);
+            http_client::address_of(pages).map(|pages| Probe::Http(pages, "/healthz"))
+        }
+        Group::Sentinel => Some(Probe::Sentinel(address, Service::ALL.map(|it| format!("redis-{it}")).to_vec())),
         Group::Gateway | Group::Service(_) => Some(Probe::Http(address, "/health/ready")),
     }
 }
@@ -89,9 +102,10 @@ fn print(rows: &[Row]) {
     say::out(&format!("{:<16}{:>9}  {:<7}{:<28}ready", "name", "pid", "alive", "address"));
     for row in rows {
         let pid = row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let role = row.role.map(|role| format!(" ({role})")).unwrap_or_default();
         let why = row.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         say::out(&format!(
-            "{:<16}{pid:>9}  {:<7}{:<28}{}{why}",
+            "{:<16}{pid:>9}  {:<7}{:<28}{}{role}{why}",
             row.name,
             yes_no(row.alive),
             row.address,

@@ -24,6 +24,8 @@ pub struct ServiceSettings {
     pub nats_url: String,
     /// Connections that write to the database.
     pub redis_lanes: usize,
+    /// Replicas that must have a write before anybody is told of it.
+    pub redis_wait_replicas: usize,
     /// How long a request may wait for its outcome.
     pub request_limit: Duration,
     /// How long a stopping instance says that it is not ready, and serves on.
@@ -64,12 +66,18 @@ impl ServiceSettings {
         if !(1..=16).contains(&redis_lanes) {
             return Err(WrongSetting::new("REDIS_LANES", redis_lanes.to_string(), "expected 1 to 16"));
         }
+        let redis_wait_replicas: usize = read("REDIS_WAIT_REPLICAS", "0")?;
+        if redis_wait_replicas > 5 {
+            let value = redis_wait_replicas.to_string();
+            return Err(WrongSetting::new("REDIS_WAIT_REPLICAS", value, "expected 0 to 5"));
+        }
         Ok(Self {
             instance,
             listen: read("LISTEN", default_listen)?,
             redis_url: read("REDIS_URL", "redis://127.0.0.1:6379")?,
             nats_url: read("NATS_URL", "nats://127.0.0.1:4222")?,
             redis_lanes,
+            redis_wait_replicas,
             request_limit: read_ms("REQUEST_LIMIT_MS", "10000")?,
             farewell: read_ms("FAREWELL_MS", "1000")?,
             drain_limit: read_ms("DRAIN_LIMIT_MS", "15000")?,

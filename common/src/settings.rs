@@ -40,7 +40,11 @@ pub struct Setting {
 pub const COMMON: &[Setting] = &[
     Setting { name: "LISTEN", default: "LISTEN_DEFAULT", help: "address and port of the HTTP server" },
     Setting { name: "INSTANCE", default: "SERVICE-1", help: "name of this instance in logs and events" },
-    Setting { name: "REDIS_URL", default: "redis://127.0.0.1:6379", help: "the service's own database" },
+    Setting {
+        name: "REDIS_URL",
+        default: "redis://127.0.0.1:6379",
+        help: "the service's own database; behind sentinels: redis+sentinel://HOST:PORT,HOST:PORT,…/NAME",
+    },
     Setting { name: "NATS_URL", default: "nats://127.0.0.1:4222", help: "NATS servers, separated by commas" },
     Setting {
         name: "LOG",
@@ -49,6 +53,11 @@ pub const COMMON: &[Setting] = &[
     },
     Setting { name: "LOG_FORMAT", default: "text", help: "text or json" },
     Setting { name: "REDIS_LANES", default: "2", help: "connections that write to the database in turn" },
+    Setting {
+        name: "REDIS_WAIT_REPLICAS",
+        default: "0",
+        help: "replicas that must have a write before anybody is told of it",
+    },
     Setting {
         name: "REQUEST_LIMIT_MS",
         default: "10000",

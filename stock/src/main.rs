@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::error::Error>> {
     let listener = common::http::bind(settings.listen)?;
     let tasks = Tasks::new();
-    let database = Database::open(&settings.redis_url, effect::LIBRARY, settings.redis_lanes, &tasks)?;
+    let database = Database::open(&settings.redis_url, effect::LIBRARY, (&settings).into(), &tasks)?;
     if !database.wait_until_connected(service::START_PATIENCE).await {
         return Err(format!("no database at {}", database.address()).into());
     }

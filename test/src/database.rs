@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use common::problem::Problem;
-use common::redis::{BatchChunk, Call, Database, Library, Operation, Reply, run_batch};
+use common::redis::{BatchChunk, Call, Database, Library, Operation, Options, Reply, run_batch};
 use common::shutdown::Tasks;
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ impl TestDatabase {
     pub async fn start(library: Library) -> Self {
         let redis = Redis::start_in_memory();
         let tasks = Tasks::new();
-        let database = Database::open(&redis.url(), library, 1, &tasks).unwrap();
+        let database = Database::open(&redis.url(), library, Options::lanes(1), &tasks).unwrap();
         assert!(database.wait_until_connected(PATIENCE).await, "the writer connects");
         Self { console: redis.console(), database, _tasks: tasks, _redis: redis }
     }

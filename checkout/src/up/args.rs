@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::limits::SCALE_MAX;
 use crate::service::Service;
+use crate::up::ha::NODES;
 
 /// The port of the gateway, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8000;
@@ -24,7 +25,7 @@ pub const DEFAULT_PORT: u16 = 8000;
 #[derive(clap::Args, Debug, Clone)]
 #[command(after_long_help = "\
 Files:
-  DIR/run/NAME.pid        pid of each process: gateway, nats-1, redis-order, order-1, …
+  DIR/run/NAME.pid        pid of each process: gateway, nats-1, redis-order (with --ha redis-order-1, …, sentinel-1, …), order-1, …
   DIR/run/platform.json   all addresses; there from the moment all is ready until the stop begins
   DIR/log/NAME.log        what each process wrote
 
@@ -34,6 +35,7 @@ Servers:
 
 Examples:
   checkout up --scale order=4,payment=4,stock=4
+  checkout up --ha --scale order=2,payment=2,stock=2     as in production: any one process or disk may go
   checkout up --port 9000 --data /tmp/other          a second platform beside the first
   checkout up --set order.LOG=debug --set stock-2.CRASH_AT=after-effect")]
 pub struct Args {
@@ -74,6 +76,10 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "TARGET.VAR=VALUE")]
     pub set: Vec<String>,
 
+    /// Three of everything that keeps data: per service a primary and two replicas behind three sentinels, and three nats-servers
+    #[arg(long)]
+    pub ha: bool,
+
     /// When the databases flush to disk: always, everysec or no
     #[arg(long, default_value = "always", value_name = "POLICY", value_parser = ["always", "everysec", "no"])]
     pub appendfsync: String,
@@ -84,6 +90,7 @@ impl ShapeArgs {
     #[must_use]
     pub fn to_words(&self) -> Vec<String> {
         let mut words = vec![format!("--appendfsync={}", self.appendfsync)];
+        words.extend(self.ha.then(|| "--ha".to_owned()));
         words.extend(self.scale.iter().map(|scale| format!("--scale={scale}")));
         words.extend(self.set.iter().map(|set| format!("--set={set}")));
         words
@@ -95,6 +102,8 @@ impl ShapeArgs {
 pub struct Shape {
     /// Number of instances of each service.
     pub scale: BTreeMap<Service, u16>,
+    /// Whether everything that keeps data is there three times.
+    pub ha: bool,
     /// What `--set` says, in the order given.
     pub settings: Vec<Setting>,
     /// The fsync policy of the databases.
@@ -122,8 +131,8 @@ impl Shape {
     /// One line that names the flag that cannot be.
     pub fn new(args: &ShapeArgs) -> Result<Self, Failure> {
         let scale = parse_scale(&args.scale)?;
-        let settings = args.set.iter().map(|text| parse_setting(text, &scale)).collect::<Result<_, _>>()?;
-        Ok(Self { scale, settings, appendfsync: args.appendfsync.clone() })
+        let settings = args.set.iter().map(|text| parse_setting(text, &scale, args.ha)).collect::<Result<_, _>>()?;
+        Ok(Self { scale, ha: args.ha, settings, appendfsync: args.appendfsync.clone() })
     }
 
     /// What `--set` gives the process `name` of `group`.
@@ -156,7 +165,7 @@ fn parse_scale(words: &[String]) -> Result<BTreeMap<Service, u16>, Failure> {
     Ok(scale)
 }
 
-fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>) -> Result<Setting, Failure> {
+fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>, ha: bool) -> Result<Setting, Failure> {
     let bad = |why: &str| Failure::usage(format!("--set {text}: {why}; write for example --set order.LOG=debug"));
     let (key, value) = text.split_once('=').ok_or_else(|| bad("there is no '='"))?;
     let (target, name) = key.split_once('.').ok_or_else(|| bad("there is no '.' before the variable"))?;
@@ -166,7 +175,7 @@ fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>) -> Result<Setting, 
     if value.contains(['\0', '\n']) {
         return Err(bad("the value must be one line"));
     }
-    if !is_target(target, scale) {
+    if !is_target(target, scale, ha) {
         return Err(bad(&format!("nothing that runs here is called '{target}'")));
     }
     if !target.starts_with("redis") && RESERVED.contains(&name) {
@@ -175,12 +184,14 @@ fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>) -> Result<Setting, 
     Ok(Setting { target: target.to_owned(), name: name.to_owned(), value: value.to_owned() })
 }
 
-fn is_target(target: &str, scale: &BTreeMap<Service, u16>) -> bool {
+fn is_target(target: &str, scale: &BTreeMap<Service, u16>, ha: bool) -> bool {
     if matches!(target, "gateway" | "redis") || target.parse::<Service>().is_ok() {
         return true;
     }
     if let Some(database) = target.strip_prefix("redis-") {
-        return database.parse::<Service>().is_ok();
+        let (service, number) = database.split_once('-').unwrap_or((database, ""));
+        let is_node = number.is_empty() || (ha && (1..=NODES).any(|it| it.to_string() == number));
+        return service.parse::<Service>().is_ok() && is_node && !database.ends_with('-');
     }
     target.rsplit_once('-').is_some_and(|(name, number)| {
         let count = name.parse::<Service>().ok().and_then(|it| scale.get(&it));
@@ -202,7 +213,19 @@ mod tests {
 
     fn shape(scale: &[&str], set: &[&str]) -> Result<Shape, Failure> {
         let owned = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect();
-        Shape::new(&ShapeArgs { scale: owned(scale), set: owned(set), appendfsync: "always".to_owned() })
+        Shape::new(&ShapeArgs { scale: owned(scale), set: owned(set), ha: false, appendfsync: "always".to_owned() })
+    }
+
+    #[test]
+    fn with_ha_one_node_of_a_database_can_be_set() {
+        let of = |target: &str, ha| {
+            let set = vec![format!("{target}.maxmemory=1gb")];
+            Shape::new(&ShapeArgs { set, ha, appendfsync: "always".to_owned(), ..ShapeArgs::default() }).is_ok()
+        };
+        assert!(of("redis-order-3", true) && of("redis-order", true) && of("redis", true));
+        for (target, ha) in [("redis-order-3", false), ("redis-order-4", true), ("redis-order-", true)] {
+            assert!(!of(target, ha), "{target}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Fleet {
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         let mut all = self.with(|members| {
-            let address = |it: &Supervised| Address { name: it.process.name.clone(), url: it.process.url() };
+            let address = |it: &Supervised| it.process.published();
             members.iter().map(address).collect::<Vec<_>>()
         });
         all.sort_by(|a, b| a.name.cmp(&b.name));

@@ -3,10 +3,12 @@
 mod args;
 mod backoff;
 mod fleet;
+mod ha;
 pub mod leftover;
 pub mod plan;
 mod ports;
 pub mod ready;
+mod roles;
 pub mod servers;
 mod supervisor;
 mod welcome;
@@ -31,7 +33,7 @@ pub use crate::up::args::{Args, ShapeArgs};
 use crate::up::fleet::Fleet;
 use crate::up::plan::{Group, Process, Servers};
 use crate::up::ports::Ports;
-use crate::up::servers::Server;
+use crate::up::servers::{Replication, Server};
 
 /// The port on which a NATS client looks when it is told nothing.
 const NATS_PORT: u16 = 4222;
@@ -124,6 +126,8 @@ async fn wind_down(fleet: &Fleet, news: &impl Fn(&str)) -> bool {
     if clean {
         news("the services have drained");
     }
+    // Who watches over the databases must not see them die.
+    clean &= fleet.drain(SERVERS_STOP, &[Group::Sentinel]).await;
     clean &= fleet.drain(SERVERS_STOP, &[Group::Nats, Group::Redis]).await;
     clean
 }
@@ -172,22 +176,15 @@ impl Start<'_> {
     async fn all(&self) -> Result<Platform, Failure> {
         // Looked at before anything is started, taken only when its turn comes.
         self.gateway_address()?;
+        self.refuse_other_shape()?;
+        let (nats, redis) = (&self.programs.nats, &self.programs.redis);
+        let count = if self.shape.ha { ["3 × ", "9 × ", " and 3 sentinels"] } else { ["", "3 × ", ""] };
         self.news(&format!(
-            "starting nats-server {} and 3 × {} {}",
-            self.programs.nats.version, self.programs.redis.kind, self.programs.redis.version
+            "starting {}nats-server {} and {}{} {}{}",
+            count[0], nats.version, count[1], redis.kind, redis.version, count[2]
         ));
-        let (nats, order, payment, stock) = tokio::try_join!(
-            self.nats(),
-            self.redis(Service::Order),
-            self.redis(Service::Payment),
-            self.redis(Service::Stock),
-        )?;
-        let (nats, monitor) = nats;
-        let databases = [(Service::Order, order), (Service::Payment, payment), (Service::Stock, stock)];
-        let servers = Servers {
-            nats: nats.url(),
-            redis: databases.iter().map(|(service, process)| (*service, process.url())).collect(),
-        };
+        let (servers, monitor) =
+            if self.shape.ha { self.replicated_servers().await? } else { self.single_servers().await? };
         let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
         self.news(&format!("starting {}", counts.join(", ")));
         let services = self.services(&servers).await?;
@@ -213,26 +210,44 @@ impl Start<'_> {
         }
     }
 
-    async fn nats(&self) -> Result<(Process, SocketAddr), Failure> {
-        let monitor = std::cell::Cell::new(None);
-        let process = self
-            .fleet
-            .start(|| {
-                let name = "nats-1";
-                // Only the platform on the usual port takes the usual port of NATS. Did all of them want it, one could take it while
-                // another restarts its server, and the services of the other would join the wrong stream.
-                let client = match self.args.port {
-                    DEFAULT_PORT => self.ports.prefer(NATS_PORT)?,
-                    _ => self.ports.free()?,
-                };
-                let pages = self.ports.free()?;
-                monitor.set(Some(pages));
-                let config = servers::configure_nats(self.folder, name, client, pages)?;
-                Ok(plan::nats(name, self.programs.nats.program.clone(), &config, client, pages))
-            })
-            .await?;
-        let pages = monitor.get().unwrap_or(process.address);
-        Ok((process, pages))
+    /// Data that was written with `--ha` would not be found without it, and the other way round.
+    fn refuse_other_shape(&self) -> Result<(), Failure> {
+        let other = if self.shape.ha { "redis-order" } else { "redis-order-1" };
+        if !self.folder.root().join(other).exists() {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{} holds a platform {} --ha: start it so, or choose another folder with --data",
+            self.folder.root().display(),
+            if self.shape.ha { "without" } else { "with" }
+        )))
+    }
+
+    /// One of each: nothing survives the loss of a disk.
+    async fn single_servers(&self) -> Result<(Servers, SocketAddr), Failure> {
+        let (nats, order, payment, stock) = tokio::try_join!(
+            self.nats_server(1, &[]),
+            self.redis(Service::Order),
+            self.redis(Service::Payment),
+            self.redis(Service::Stock),
+        )?;
+        let (nats, monitor) = nats;
+        let databases = [(Service::Order, order), (Service::Payment, payment), (Service::Stock, stock)];
+        let servers = Servers {
+            nats: nats.url(),
+            redis: databases.iter().map(|(service, process)| (*service, process.url())).collect(),
+            env: Vec::new(),
+        };
+        Ok((servers, monitor))
+    }
+
+    /// Only the platform on the usual port takes the usual port of NATS, for its first server. Did all of them want it, one could take
+    /// it while another restarts its server, and the services of the other would join the wrong stream.
+    fn nats_port(&self, number: u16) -> Result<SocketAddr, Failure> {
+        match (self.args.port, number) {
+            (DEFAULT_PORT, 1) => self.ports.prefer(NATS_PORT),
+            _ => self.ports.free(),
+        }
     }
 
     async fn redis(&self, service: Service) -> Result<Process, Failure> {
@@ -245,6 +260,7 @@ impl Start<'_> {
                     &name,
                     address,
                     &self.shape.appendfsync,
+                    Replication::None,
                     self.shape.settings_of("redis", &name),
                 )?;
                 Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address))
@@ -290,6 +306,7 @@ impl Start<'_> {
             nats: servers.nats.clone(),
             nats_monitor: format!("http://{monitor}"),
             redis: servers.redis.clone(),
+            ha: self.shape.ha,
             services,
             processes: self.fleet.addresses(),
             versions: versions.into_iter().collect(),

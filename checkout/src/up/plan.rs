@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::folder::Address;
 use crate::service::Service;
 use crate::up::args::Shape;
 
@@ -20,6 +21,8 @@ pub enum Group {
     Service(Service),
     /// nats-server.
     Nats,
+    /// Those who watch over the databases and choose their primaries.
+    Sentinel,
     /// The databases.
     Redis,
 }
@@ -32,6 +35,7 @@ impl Group {
             Self::Gateway => "gateway",
             Self::Service(service) => service.name(),
             Self::Nats => "nats",
+            Self::Sentinel => "sentinel",
             Self::Redis => "redis",
         }
     }
@@ -43,6 +47,7 @@ impl Group {
         match kind {
             "gateway" => Some(Self::Gateway),
             "nats" => Some(Self::Nats),
+            "sentinel" => Some(Self::Sentinel),
             "redis" => Some(Self::Redis),
             service => service.parse().ok().map(Self::Service),
         }
@@ -56,6 +61,8 @@ pub enum Probe {
     Http(SocketAddr, &'static str),
     /// `PING` answers `PONG` (and not that it still loads its data).
     Redis(SocketAddr),
+    /// It sees enough other sentinels to choose a new primary for each of these groups.
+    Sentinel(SocketAddr, Vec<String>),
 }
 
 /// One process to run and keep running.
@@ -78,13 +85,23 @@ pub struct Process {
 }
 
 impl Process {
+    /// What others are told of it.
+    #[must_use]
+    pub fn published(&self) -> Address {
+        let monitor = match (&self.probe, self.group) {
+            (Probe::Http(pages, _), Group::Nats) => Some(format!("http://{pages}")),
+            _ => None,
+        };
+        Address { name: self.name.clone(), url: self.url(), monitor }
+    }
+
     /// Its address as a URL.
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = match self.group {
             Group::Gateway | Group::Service(_) => "http",
             Group::Nats => "nats",
-            Group::Redis => "redis",
+            Group::Redis | Group::Sentinel => "redis",
         };
         format!("{scheme}://{}", self.address)
     }
@@ -124,13 +141,35 @@ pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: So
     }
 }
 
+/// redis-server as a sentinel, with its configuration file, which it rewrites.
+#[must_use]
+pub fn sentinel(
+    name: &str,
+    program: PathBuf,
+    config: &std::path::Path,
+    address: SocketAddr,
+    groups: Vec<String>,
+) -> Process {
+    Process {
+        name: name.to_owned(),
+        group: Group::Sentinel,
+        program,
+        args: vec![config.display().to_string(), "--sentinel".to_owned()],
+        env: Vec::new(),
+        address,
+        probe: Probe::Sentinel(address, groups),
+    }
+}
+
 /// Where the services find their servers.
 #[derive(Debug, Clone)]
 pub struct Servers {
-    /// URL of NATS.
+    /// URLs of NATS, separated by commas.
     pub nats: String,
     /// URL of each service's database.
     pub redis: BTreeMap<Service, String>,
+    /// Settings that follow from the kind of the servers.
+    pub env: Vec<(String, String)>,
 }
 
 /// One instance of a service.
@@ -150,6 +189,7 @@ pub fn instance(
         ("NATS_URL".to_owned(), servers.nats.clone()),
         ("REDIS_URL".to_owned(), servers.redis.get(&service).cloned().unwrap_or_default()),
     ];
+    env.extend(servers.env.iter().cloned());
     let settings = shape.settings_of(service.name(), &name);
     env.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     Process {

@@ -41,21 +41,51 @@ pub async fn ask(probe: &Probe) -> Result<(), String> {
             let text: String = text.chars().take(300).collect();
             Err(format!("answers {status} {}", text.trim().replace('\n', " ")))
         }
-        Probe::Redis(address) => tokio::time::timeout(READY_ANSWER, ping(*address))
-            .await
-            .unwrap_or_else(|_| Err(format!("{address} does not answer"))),
+        Probe::Redis(address) => ping(*address).await,
+        Probe::Sentinel(address, groups) => {
+            for group in groups {
+                let answer = say_to_redis(*address, &format!("SENTINEL CKQUORUM {group}")).await?;
+                if !answer.starts_with("+OK") {
+                    return Err(format!("answers {}", answer.trim()));
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What a node of a database is now: `primary`, or a `replica` that does or does not follow one.
+///
+/// # Errors
+/// What it says instead.
+pub async fn role(address: SocketAddr) -> Result<&'static str, String> {
+    let answer = say_to_redis(address, "INFO replication").await?;
+    let has = |line: &str| answer.lines().any(|it| it.trim() == line);
+    match () {
+        () if has("role:master") => Ok("primary"),
+        () if has("role:slave") && has("master_link_status:up") => Ok("replica"),
+        () if has("role:slave") => Ok("replica, not linked"),
+        () => Err(format!("answers {}", answer.trim())),
     }
 }
 
 /// `PING` as an inline command; while it loads its data a redis answers `-LOADING …`.
 async fn ping(address: SocketAddr) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{address}: {error}");
-    let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-    stream.write_all(b"PING\r\n").await.map_err(failed)?;
-    let mut answer = [0_u8; 256];
-    let length = stream.read(&mut answer).await.map_err(failed)?;
-    let answer = String::from_utf8_lossy(&answer[..length]);
+    let answer = say_to_redis(address, "PING").await?;
     if answer.starts_with("+PONG") { Ok(()) } else { Err(format!("answers {}", answer.trim())) }
+}
+
+/// One inline command on a connection of its own, and the beginning of the answer.
+async fn say_to_redis(address: SocketAddr, command: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{address}: {error}");
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.map_err(failed)?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).await.map_err(failed)?;
+        let mut answer = [0_u8; 4096];
+        let length = stream.read(&mut answer).await.map_err(failed)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    tokio::time::timeout(READY_ANSWER, exchange).await.unwrap_or_else(|_| Err(format!("{address} does not answer")))
 }
 
 /// Waits until the process is ready, and is itself the one who says so.

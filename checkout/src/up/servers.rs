@@ -124,7 +124,8 @@ fn ask(program: &Path) -> Result<Server, String> {
     Ok(Server { program: program.to_path_buf(), kind: format!("{kind}-server"), version })
 }
 
-/// Writes the configuration of nats-server and returns its path.
+/// Writes the configuration of nats-server `number` and returns its path. `routes` are the addresses at which the servers of a cluster
+/// meet, its own among them; none where it is alone.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -133,9 +134,11 @@ pub fn configure_nats(
     name: &str,
     client: SocketAddr,
     monitor: SocketAddr,
+    number: u16,
+    routes: &[SocketAddr],
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
-    let text = format!(
+    let mut text = format!(
         "# Written by `checkout up` at every start; changes here are lost.\n\
          server_name: \"checkout-{name}\"\n\
          listen: \"{client}\"\n\
@@ -149,7 +152,80 @@ pub fn configure_nats(
          }}\n",
         quoted(&home)
     );
+    if let Some(own) = usize::from(number).checked_sub(1).and_then(|index| routes.get(index)) {
+        let urls: Vec<String> = routes.iter().map(|route| format!("\"nats-route://{route}\"")).collect();
+        text.push_str(&format!(
+            "cluster {{\n  name: \"checkout\"\n  listen: \"{own}\"\n  routes: [{}]\n}}\n",
+            urls.join(", ")
+        ));
+    }
     write_config(&home, "nats.conf", &text)
+}
+
+/// Whether and how a database has replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// It has none.
+    None,
+    /// It is one of several nodes.
+    Node {
+        /// The primary that it begins to follow; none where it is that itself.
+        replica_of: Option<SocketAddr>,
+    },
+}
+
+impl Replication {
+    fn directives(self) -> String {
+        let Self::Node { replica_of } = self else { return String::new() };
+        let mut text = "\
+             # A primary that nobody follows might be one that was replaced: it must not take writes that will be thrown away.\n\
+             min-replicas-to-write 1\nmin-replicas-max-lag 3\n\
+             # A replica that comes back is needed at once, and mostly has to catch up only.\n\
+             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-backlog-size 64mb\n\
+             # A link that is dead without a word is noticed in seconds.\n\
+             repl-ping-replica-period 1\nrepl-timeout 10\n"
+            .to_owned();
+        if let Some(primary) = replica_of {
+            text.push_str(&format!("replicaof {} {}\n", primary.ip(), primary.port()));
+        }
+        text
+    }
+}
+
+/// How long a database may be silent before a sentinel holds it to be dead.
+const DOWN_AFTER_MS: u64 = 2_000;
+/// How long a failover may take; after twice as long another one is tried.
+const FAILOVER_LIMIT_MS: u64 = 4_000;
+
+/// Writes the configuration of a sentinel that watches over these groups, each with its primary, and returns its path.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn configure_sentinel(
+    folder: &Folder,
+    name: &str,
+    address: SocketAddr,
+    groups: &[(String, SocketAddr)],
+) -> Result<PathBuf, Failure> {
+    let home = folder.root().join(name);
+    let mut text = format!(
+        "# Written by `checkout up` at every start, and then by the sentinel itself.\n\
+         bind {}\nport {}\nprotected-mode yes\ndaemonize no\ndir {}\n",
+        address.ip(),
+        address.port(),
+        quoted(&home),
+    );
+    for (group, primary) in groups {
+        text.push_str(&format!(
+            "sentinel monitor {group} {} {} 2\n\
+             sentinel down-after-milliseconds {group} {DOWN_AFTER_MS}\n\
+             sentinel failover-timeout {group} {FAILOVER_LIMIT_MS}\n\
+             sentinel parallel-syncs {group} 2\n",
+            primary.ip(),
+            primary.port()
+        ));
+    }
+    write_config(&home, "sentinel.conf", &text)
 }
 
 /// Writes the configuration of a redis-server and returns its path.
@@ -161,6 +237,7 @@ pub fn configure_redis<'a>(
     name: &str,
     address: SocketAddr,
     appendfsync: &str,
+    replication: Replication,
     extra: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
@@ -184,6 +261,7 @@ pub fn configure_redis<'a>(
         address.port(),
         quoted(&home),
     );
+    text.push_str(&replication.directives());
     for (directive, value) in extra {
         text.push_str(&format!("{directive} {value}\n"));
     }

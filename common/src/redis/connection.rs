@@ -1,47 +1,105 @@
-//! Opens connections that are fit for use: TCP_NODELAY set, the function library loaded.
+//! Opens connections that are fit for use: to the primary, TCP_NODELAY set, the function library loaded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult};
+use tokio_util::sync::CancellationToken;
 
 use super::Library;
+use super::sentinel::{Primary, Sentinels};
 
 /// How long opening a connection may take before it is tried anew.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Where the database is found.
+enum Place {
+    /// Always at the same address.
+    Fixed(ConnectionInfo),
+    /// Where its sentinels say.
+    Watched(Arc<Sentinels>),
+}
+
 /// Knows where the database is and what must be in it.
 pub(super) struct Connector {
-    client: Client,
+    place: Place,
     library: Library,
+}
+
+/// A connection of the caller's own.
+pub(super) struct Open {
+    pub(super) connection: MultiplexedConnection,
+    /// The node that it leads to, where that may change.
+    pub(super) primary: Option<Primary>,
 }
 
 impl Connector {
     pub(super) fn new(url: &str, library: Library) -> Result<Self, RedisError> {
-        let info = url.into_connection_info()?;
-        let tcp = TcpSettings::default().set_nodelay(true);
-        Ok(Self { client: Client::open(info.set_tcp_settings(tcp))?, library })
+        let place = match Sentinels::of(url)? {
+            Some(sentinels) => Place::Watched(sentinels),
+            None => Place::Fixed(url.into_connection_info()?),
+        };
+        Ok(Self { place, library })
     }
 
     /// Where the database is, without user name and password.
     pub(super) fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        match &self.place {
+            Place::Fixed(info) => info.addr().to_string(),
+            Place::Watched(sentinels) => sentinels.address(),
+        }
     }
 
-    /// A new connection of the caller's own.
-    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        // The lane bounds each group by its callers' deadlines, so the client's own limit on replies is off.
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(None);
+    /// Listens to the sentinels, if there are any, until `stop`.
+    pub(super) async fn follow(&self, stop: CancellationToken) {
+        if let Place::Watched(sentinels) = &self.place {
+            sentinels.clone().follow(stop).await;
+        }
+    }
+
+    /// Resolves when the connection must not be used any longer, because another node is the primary now.
+    pub(super) async fn superseded(&self, primary: Option<&Primary>) {
+        match (&self.place, primary) {
+            (Place::Watched(sentinels), Some(primary)) => sentinels.superseded(primary).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether [`Connector::superseded`] would resolve at once.
+    pub(super) fn is_superseded(&self, open: &Open) -> bool {
+        match (&self.place, &open.primary) {
+            (Place::Watched(sentinels), Some(primary)) => sentinels.is_superseded(primary),
+            _ => false,
+        }
+    }
+
+    /// A new connection of the caller's own, to what is the primary now.
+    pub(super) async fn connect(&self) -> RedisResult<Open> {
         let connect = async {
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-            self.load_library(&mut connection).await?;
-            Ok(connection)
+            let sentinels = match &self.place {
+                Place::Fixed(info) => return self.connect_to(info.clone(), None).await,
+                Place::Watched(sentinels) => sentinels,
+            };
+            let primary = sentinels.locate().await?;
+            tokio::select! {
+                open = self.connect_to(sentinels.node(&primary), Some(primary.clone())) => open,
+                // A node that stands still is not waited for when another one has taken its place.
+                () = sentinels.superseded(&primary) => Err(superseded()),
+            }
         };
-        tokio::time::timeout(2 * CONNECT_LIMIT, connect).await.unwrap_or_else(|_| {
-            Err(RedisError::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "connecting took too long")))
-        })
+        let too_long = || Err(trouble(std::io::ErrorKind::TimedOut, "connecting took too long"));
+        tokio::time::timeout(2 * CONNECT_LIMIT, connect).await.unwrap_or_else(|_| too_long())
+    }
+
+    async fn connect_to(&self, info: ConnectionInfo, primary: Option<Primary>) -> RedisResult<Open> {
+        let mut connection = open(info).await?;
+        if primary.is_some() {
+            verify_role(&mut connection).await?;
+        }
+        self.load_library(&mut connection).await?;
+        Ok(Open { connection, primary })
     }
 
     /// Loads the library unless the database has it already. Functions are kept and replicated by Redis like data.
@@ -56,6 +114,48 @@ impl Connector {
         tracing::info!(library = self.library.name, "loading the function library");
         redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(source).query_async(connection).await
     }
+}
+
+async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+    let tcp = TcpSettings::default().set_nodelay(true);
+    // The lane bounds each group by its callers' deadlines, so the client's own limit on replies is off.
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(None);
+    Client::open(info.set_tcp_settings(tcp))?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// A node that has been demoted refuses writes by itself, but would answer reads from a past that is over.
+async fn verify_role(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let role: redis::Value = redis::cmd("ROLE").query_async(connection).await?;
+    if contains(&role, b"master") {
+        return Ok(());
+    }
+    Err(trouble(
+        std::io::ErrorKind::NotConnected,
+        "the node that the sentinels name is not a primary (yet, or any more)",
+    ))
+}
+
+/// The URL at which the primary is reached now: for programs that look into a database, and use what they find at once.
+///
+/// # Errors
+/// `url` is not that of a database, or no sentinel answers.
+pub async fn locate_primary(url: &str) -> RedisResult<String> {
+    let Some(sentinels) = Sentinels::of(url)? else { return Ok(url.to_owned()) };
+    let primary = sentinels.locate().await?;
+    let login =
+        url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).and_then(|(it, _)| it.rsplit_once('@'));
+    let login = login.map(|(login, _)| format!("{login}@")).unwrap_or_default();
+    let db = sentinels.node(&primary).redis_settings().db();
+    Ok(format!("redis://{login}{}:{}/{db}", primary.host, primary.port))
+}
+
+/// The error of a connection to a node that is not the primary any more.
+pub(super) fn superseded() -> RedisError {
+    trouble(std::io::ErrorKind::ConnectionAborted, "another node is the primary now")
+}
+
+pub(super) fn trouble(kind: std::io::ErrorKind, why: &'static str) -> RedisError {
+    RedisError::from(std::io::Error::new(kind, why))
 }
 
 /// Whether the text stands anywhere in a nested reply.

@@ -1,17 +1,17 @@
 //! One lane of the writer: a connection, and the loop that turns queued calls into groups.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Connector;
+use super::connection::{Connector, Open, superseded, trouble};
 use super::{Call, CallError, Reply};
 use crate::limits::MAX_GROUP_COMMANDS;
 
@@ -21,6 +21,12 @@ const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// A group is waited for at least so long even when a caller's deadline is nearer, so that one caller in a hurry does not
 /// break the connection for the others.
 const SHORTEST_REPLY_LIMIT: Duration = Duration::from_millis(500);
+/// How much earlier than the group's own time is over the server stops to wait for its replicas, so that it still says so.
+const WAIT_MARGIN: Duration = Duration::from_millis(200);
+/// What every group writes last where replicas are required. `WAIT` asks whether the replicas have what *this connection* has written;
+/// on a new connection, a repeat that is answered from its record, or a read, would be told yes although nothing was replicated since.
+/// The mark is later in the log than everything that the group has done or seen, so its being replicated says it of all.
+const MARK: &str = "replication:mark";
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -90,7 +96,9 @@ pub(super) struct Lane {
     calls: Arc<Mutex<mpsc::UnboundedReceiver<Queued>>>,
     connected: Arc<AtomicBool>,
     stop: CancellationToken,
-    connection: Option<MultiplexedConnection>,
+    /// Replicas that must have a group before it is answered.
+    wait_replicas: usize,
+    connection: Option<Open>,
     /// Taken from the queue and not answered yet, oldest first.
     pending: VecDeque<Queued>,
     backoff: Duration,
@@ -102,9 +110,10 @@ impl Lane {
         calls: Arc<Mutex<mpsc::UnboundedReceiver<Queued>>>,
         connected: Arc<AtomicBool>,
         stop: CancellationToken,
+        wait_replicas: usize,
     ) -> Self {
         let pending = VecDeque::new();
-        Self { connector, calls, connected, stop, connection: None, pending, backoff: FIRST_BACKOFF }
+        Self { connector, calls, connected, stop, wait_replicas, connection: None, pending, backoff: FIRST_BACKOFF }
     }
 
     /// Runs until asked to stop and nothing is queued.
@@ -154,13 +163,14 @@ impl Lane {
     /// the database has answered anything.
     async fn send_group(&mut self) -> Result<bool, RedisError> {
         self.drop_expired("the time limit passed while the database was not reachable");
-        let is_new = self.connection.is_none();
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let connection = self.connection.take().filter(|open| !self.connector.is_superseded(open));
+        let is_new = connection.is_none();
+        let mut open = match connection {
+            Some(open) => open,
             None => self.connector.connect().await?,
         };
         if self.pending.is_empty() {
-            self.connection = Some(connection);
+            self.connection = Some(open);
             return Ok(is_new);
         }
         let (mut size, mut count, limit) = self.group();
@@ -180,14 +190,22 @@ impl Lane {
             }
         }
         if size == 0 {
-            self.connection = Some(connection);
+            self.connection = Some(open);
             return Ok(is_new);
         }
-        let values = tokio::time::timeout(limit, connection.send_packed_commands(&pipeline, 0, count))
-            .await
-            .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "no reply in time"))??;
+        if self.wait_replicas > 0 {
+            let patience = limit.saturating_sub(WAIT_MARGIN).as_millis();
+            pipeline.cmd("SET").arg(MARK).arg(1);
+            pipeline.cmd("WAIT").arg(self.wait_replicas).arg(u64::try_from(patience).unwrap_or(u64::MAX));
+            count += 2;
+        }
+        let replies = tokio::time::timeout(limit, open.connection.send_packed_commands(&pipeline, 0, count));
+        let values = tokio::select! {
+            replies = replies => replies.map_err(|_| trouble(ErrorKind::TimedOut, "no reply in time"))??,
+            () = self.connector.superseded(open.primary.as_ref()) => return Err(superseded()),
+        };
         let mut group: Vec<Queued> = self.pending.drain(..size).collect();
-        if let Some(error) = find_passing(&values) {
+        if let Some(error) = find_passing(&values).or_else(|| find_unsafe(&values, self.wait_replicas)) {
             // Repeated as a whole: calls that did succeed answer from their records. Those that were refused before anything
             // was done count as never sent, unless an earlier try went unanswered.
             let mut values = values.iter();
@@ -202,7 +220,7 @@ impl Lane {
             }
             return Err(error);
         }
-        self.connection = Some(connection);
+        self.connection = Some(open);
         answer(group, values);
         Ok(true)
     }
@@ -272,6 +290,23 @@ fn find_passing(values: &[Value]) -> Option<RedisError> {
         }
         _ => None,
     })
+}
+
+/// What is wrong with the end of a group whose callers must not be answered before so many replicas have it.
+fn find_unsafe(values: &[Value], wait_replicas: usize) -> Option<RedisError> {
+    match (wait_replicas, values) {
+        (0, _) => None,
+        (_, [.., Value::Okay, Value::Int(replicas)])
+            if usize::try_from(*replicas).is_ok_and(|it| it >= wait_replicas) =>
+        {
+            None
+        }
+        (_, [.., Value::Okay, Value::Int(_)]) => {
+            Some(trouble(ErrorKind::TimedOut, "too few replicas have what was written"))
+        }
+        (_, [.., Value::ServerError(error), _] | [.., Value::ServerError(error)]) => Some(error.clone().into()),
+        _ => Some(trouble(ErrorKind::InvalidData, "the server does not say how many replicas have what was written")),
+    }
 }
 
 /// The library is gone (the database lost its data, or another server answers): a new connection loads it again.

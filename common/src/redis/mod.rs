@@ -7,6 +7,9 @@
 //! Every function call repeats safely (an outcome record or an operation key answers the repeat), so a group whose
 //! connection broke is simply sent again until its callers' deadlines. Where a deadline passes, the caller is told honestly
 //! whether the call was never sent or may have been carried out.
+//!
+//! Where replicas are required, every group ends with a mark and `WAIT`: a group that too few replicas have in time is not answered, but
+//! sent again. [`sentinel`] finds the primary, and cuts connections to one that is none any more.
 
 mod batch;
 mod call;
@@ -14,9 +17,11 @@ mod connection;
 mod lane;
 mod operation;
 mod reply;
+mod sentinel;
 
 pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};
 pub use call::{Call, CallError};
+pub use connection::locate_primary;
 pub use operation::Operation;
 pub use reply::{Reply, UnexpectedReply};
 
@@ -28,6 +33,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::limits::MAX_QUEUED_COMMANDS;
+use crate::service::ServiceSettings;
 use crate::shutdown::{Stage, Tasks};
 use connection::Connector;
 use lane::{Lane, Progress, Queued};
@@ -48,6 +54,28 @@ impl Library {
     }
 }
 
+/// How a database is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Connections that write in turn.
+    pub lanes: usize,
+    /// Replicas that must have a write before anybody is told of it. Reads wait for as many: nobody is told what could be taken back.
+    pub wait_replicas: usize,
+}
+
+impl Options {
+    /// So many connections, and no replicas.
+    pub fn lanes(lanes: usize) -> Self {
+        Self { lanes, wait_replicas: 0 }
+    }
+}
+
+impl From<&ServiceSettings> for Options {
+    fn from(settings: &ServiceSettings) -> Self {
+        Self { lanes: settings.redis_lanes, wait_replicas: settings.redis_wait_replicas }
+    }
+}
+
 /// The service's own database. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
@@ -63,16 +91,19 @@ impl Database {
     ///
     /// # Errors
     /// `url` is not a Redis URL.
-    pub fn open(url: &str, library: Library, lanes: usize, tasks: &Tasks) -> Result<Self, redis::RedisError> {
+    pub fn open(url: &str, library: Library, options: Options, tasks: &Tasks) -> Result<Self, redis::RedisError> {
         let connector = Arc::new(Connector::new(url, library)?);
         let address = connector.address().into();
         let (queue, calls) = mpsc::unbounded_channel();
         let calls = Arc::new(Mutex::new(calls));
         let connected = Arc::new(AtomicBool::new(false));
-        for _ in 0..lanes.max(1) {
-            let lane = Lane::new(connector.clone(), calls.clone(), connected.clone(), tasks.stop(Stage::Support));
+        for _ in 0..options.lanes.max(1) {
+            let stop = tasks.stop(Stage::Support);
+            let lane = Lane::new(connector.clone(), calls.clone(), connected.clone(), stop, options.wait_replicas);
             tasks.spawn(Stage::Support, lane.run());
         }
+        let (follower, stop) = (connector, tasks.stop(Stage::Support));
+        tasks.spawn(Stage::Support, async move { follower.follow(stop).await });
         Ok(Self { queue, places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)), connected, address })
     }
 

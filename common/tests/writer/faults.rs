@@ -67,7 +67,8 @@ async fn a_server_that_was_never_there_is_waited_for() {
     let mut redis = Redis::start();
     redis.kill();
     let tasks = Tasks::new();
-    let database = common::redis::Database::open(&redis.url(), LIBRARY, 2, &tasks).unwrap();
+    let database =
+        common::redis::Database::open(&redis.url(), LIBRARY, common::redis::Options::lanes(2), &tasks).unwrap();
     assert!(!database.wait_until_connected(Duration::from_millis(100)).await);
     assert!(!database.is_connected());
     redis.restart();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::redis::{Call, CallError, Database, Library, Operation, Reply};
+use common::redis::{Call, CallError, Database, Library, Operation, Options, Reply};
 use common::shutdown::Tasks;
 use testing::servers::{Console, PATIENCE, Redis};
 use tokio::time::Instant;
@@ -52,7 +52,7 @@ pub fn counter(console: &mut Console) -> i64 {
 /// A writer that is connected to `url`.
 pub async fn open(url: &str, lanes: usize) -> (Database, Tasks) {
     let tasks = Tasks::new();
-    let database = Database::open(url, LIBRARY, lanes, &tasks).unwrap();
+    let database = Database::open(url, LIBRARY, Options::lanes(lanes), &tasks).unwrap();
     assert!(database.wait_until_connected(PATIENCE).await, "the writer connects");
     (database, tasks)
 }
