@@ -183,8 +183,10 @@ impl Start<'_> {
             "starting {}nats-server {} and {}{} {}{}",
             count[0], nats.version, count[1], redis.kind, redis.version, count[2]
         ));
-        let (servers, monitor) =
-            if self.shape.ha { self.replicated_servers().await? } else { self.single_servers().await? };
+        let (servers, monitor) = match self.shape.ha {
+            true => Box::pin(self.replicated_servers()).await?,
+            false => Box::pin(self.single_servers()).await?,
+        };
         let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
         self.news(&format!("starting {}", counts.join(", ")));
         let services = self.services(&servers).await?;
