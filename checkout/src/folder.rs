@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::procs::Birth;
+use crate::say;
 use crate::service::Service;
 
 /// Name of the `checkout up` process itself among the pid files.
@@ -113,7 +114,7 @@ impl Folder {
                 "a platform already runs in {}{}: stop it with `checkout down --data {}`, or choose another folder with --data",
                 self.root.display(),
                 self.birth(UP).map(|birth| format!(" (pid {})", birth.pid)).unwrap_or_default(),
-                self.root.display(),
+                say::word(&self.root),
             ))),
             Err(TryLockError::Error(error)) => Err(Failure::failed(format!("cannot lock {}: {error}", path.display()))),
         }

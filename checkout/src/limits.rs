@@ -49,6 +49,14 @@ pub const GATEWAY_PROBE_ANSWER: Duration = Duration::from_secs(2);
 pub const GATEWAY_CONNECT: Duration = Duration::from_secs(2);
 /// A service answers a checkout by itself (202) long before this; past it the instance hangs.
 pub const GATEWAY_ANSWER: Duration = Duration::from_secs(60);
+/// How often a request that an instance took and did not answer is sent again. A request that is the death of each instance which gets it
+/// must not go through all of them.
+pub const GATEWAY_REPEATS: u32 = 2;
+/// For so long after the first such loss another answer is looked for, also from an instance that comes back: as long as a service
+/// lets a request wait by default.
+pub const GATEWAY_REPEAT_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether an instance is back. A look costs next to nothing; the instances themselves are asked by the probe.
+pub const GATEWAY_REPEAT_POLL: Duration = Duration::from_millis(20);
 /// Idle connections kept to each instance: as many as clients may be served at once, else a burst opens and closes one each.
 pub const GATEWAY_IDLE_PER_INSTANCE: usize = 4096;
 /// Idle connections to instances are closed by the gateway (the side that knows it will not use them) after this.

@@ -16,7 +16,7 @@ use crate::up::ready;
 
 /// Show every process of the platform in a folder: pid, alive, address, ready.
 ///
-/// Exit code 0 when all are ready, 1 otherwise.
+/// Exit code 0 when all are ready and their `checkout up` watches over them, 1 otherwise.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// Folder of the platform [default: checkout in the user's data folder]
@@ -34,6 +34,8 @@ struct Row {
     name: String,
     pid: Option<u32>,
     alive: bool,
+    /// Whether it would be started again: its `checkout up` lives.
+    supervised: bool,
     address: String,
     ready: bool,
     /// Of a node of a database: whether it is the primary.
@@ -58,7 +60,14 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
     } else {
         print(&rows);
     }
-    let ready = rows.iter().all(|row| row.ready);
+    if !folder.is_running() {
+        say::err(&format!(
+            "checkout: nobody watches over these processes: their `checkout up` was killed. \
+             `checkout up --data {0}` starts anew, `checkout down --data {0}` stops them",
+            say::word(folder.root())
+        ));
+    }
+    let ready = rows.iter().all(|row| row.ready && row.supervised);
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -77,6 +86,7 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
         name: process.name.clone(),
         pid: birth.map(|birth| birth.pid),
         alive,
+        supervised: folder.is_running(),
         address: process.url.clone(),
         ready: alive && asked.is_ok(),
         role,

@@ -97,7 +97,7 @@ impl React for Undertaker {
 /// A server on which payment and stock each gave up on the watermarks 1 to `n`.
 async fn with_letters(name: &str, n: u64) -> (Server, Graveyard) {
     let server = Server::start(name);
-    let broker = Broker::connect(&server.url, "test", PATIENCE).await.unwrap();
+    let broker = Broker::connect(&server.url, "test", "test-1", PATIENCE).await.unwrap();
     let limits = Limits::default();
     broker.ensure_topology(&limits).await.unwrap();
     let events: Vec<_> = (1..=n).map(|closed_before_ms| Event::Watermark(Watermark { closed_before_ms })).collect();

@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// What an upstream does with a request it has read.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ enum Manner {
     Answer,
     /// Closes the connection without a word.
     BreakOff,
+    /// Answers with this status and body, unless the request carries no `Idempotency-Key`.
+    Refuse(&'static str, &'static str),
     /// Answers when the test lets it.
     Wait(Arc<Semaphore>),
 }
@@ -29,20 +32,41 @@ enum Manner {
 struct Upstream {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
+    /// The request heads, in the order in which they came.
+    heads: Arc<Mutex<Vec<String>>>,
+    /// Closes the listener.
+    door: CancellationToken,
 }
 
 impl Upstream {
     async fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), manner).await
+    }
+
+    async fn start_at(address: SocketAddr, manner: Manner) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&requests);
+        let (requests, heads) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (counted, seen) = (Arc::clone(&requests), Arc::clone(&heads));
+        let door = CancellationToken::new();
+        let closed = door.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, manner.clone(), Arc::clone(&counted)));
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap().0,
+                    () = closed.cancelled() => return,
+                };
+                tokio::spawn(converse(stream, manner.clone(), Arc::clone(&counted), Arc::clone(&seen)));
             }
         });
-        Self { address, requests }
+        Self { address, requests, heads, door }
+    }
+
+    /// The values that a header had in the requests that carried it.
+    fn header(&self, name: &str) -> Vec<String> {
+        let heads = self.heads.lock().unwrap();
+        let values = heads.iter().flat_map(|head| head.lines()).filter_map(|line| line.split_once(": "));
+        values.filter(|(found, _)| *found == name).map(|(_, value)| value.to_owned()).collect()
     }
 
     fn url(&self) -> String {
@@ -54,12 +78,19 @@ impl Upstream {
     }
 }
 
-async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsize>) {
+async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsize>, seen: Arc<Mutex<Vec<String>>>) {
     while let Some(head) = read_head(&mut stream).await {
         if !head.starts_with("GET /health/") {
             counted.fetch_add(1, Ordering::SeqCst);
+            seen.lock().unwrap().push(head.clone());
             match &manner {
                 Manner::Answer => {}
+                Manner::Refuse(status, body) if head.contains("idempotency-key: ") => {
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    continue;
+                }
+                Manner::Refuse(..) => {}
                 Manner::BreakOff => return,
                 Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
             }
@@ -116,6 +147,12 @@ impl Gateway {
         ask(&mut stream, path).await
     }
 
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        send_with(&mut stream, method, path, headers).await;
+        answer(&mut stream).await
+    }
+
     fn terminate(&self) {
         let pid = i32::try_from(self.process.id().unwrap()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
@@ -129,7 +166,12 @@ async fn ask(stream: &mut TcpStream, path: &str) -> String {
 }
 
 async fn send(stream: &mut TcpStream, path: &str) {
-    let request = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n");
+    send_with(stream, "POST", path, "").await;
+}
+
+/// The same with a method and lines of further headers.
+async fn send_with(stream: &mut TcpStream, method: &str, path: &str, headers: &str) {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{headers}content-length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
 }
 
@@ -167,15 +209,96 @@ async fn an_instance_that_cannot_be_connected_to_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_have_been_received_is_never_sent_again() {
-    let (one, two) = (Upstream::start(Manner::BreakOff).await, Upstream::start(Manner::BreakOff).await);
-    let gateway = Gateway::start(&[one.url(), two.url()]).await;
-    for sent in 1..=10 {
-        let answer = gateway.get("/orders/checkout/1").await;
-        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
-        assert!(answer.contains("application/problem+json") && answer.contains("may or may not"), "{answer}");
-        assert_eq!(one.requests() + two.requests(), sent);
+async fn a_request_whose_instance_dies_is_answered_by_another_one() {
+    let (dying, alive) = (Upstream::start(Manner::BreakOff).await, Upstream::start(Manner::Answer).await);
+    let gateway = Gateway::start(&[dying.url(), alive.url()]).await;
+    for (method, path) in [("POST", "/orders/checkout/5"), ("GET", "/orders/find/5"), ("POST", "/orders/create/7")] {
+        for _ in 0..4 {
+            let answer = gateway.ask(method, path, "").await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(path), "{answer}");
+        }
     }
+    assert_eq!(alive.requests(), 12);
+    assert!(dying.requests() > 0, "the other one was asked too");
+}
+
+#[tokio::test]
+async fn a_command_is_repeated_under_the_id_that_it_had() {
+    let (dying, alive) = (Upstream::start(Manner::BreakOff).await, Upstream::start(Manner::Answer).await);
+    let gateway = Gateway::start(&[dying.url(), alive.url()]).await;
+    let forged = "checkout-request-id: mine\r\nconnection: checkout-request-id, idempotency-key\r\n";
+    while dying.requests() < 3 {
+        let answer = gateway.ask("POST", "/payment/pay/7/1", forged).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "no payment here: {answer}");
+        assert!(gateway.ask("POST", "/orders/create/7", forged).await.starts_with("HTTP/1.1 200"));
+    }
+    let (first, second) = (dying.header("checkout-request-id"), alive.header("checkout-request-id"));
+    assert_eq!(first.len(), dying.requests(), "each has an id");
+    assert!(first.iter().all(|id| id.len() == 32 && second.contains(id)), "{first:?} {second:?}");
+    let distinct: std::collections::BTreeSet<_> = second.iter().collect();
+    assert_eq!(distinct.len(), alive.requests(), "no two have the same");
+    // A checkout is idempotent by its nature, and its record would only cost.
+    assert!(gateway.ask("POST", "/orders/checkout/5", "").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(alive.header("checkout-request-id").len(), second.len());
+}
+
+#[tokio::test]
+async fn a_checkout_whose_key_is_in_use_by_its_own_first_try_joins_that() {
+    let in_use = r#"{"type":"urn:checkout:problem:idempotency-key-in-use"}"#;
+    let other = r#"{"type":"urn:checkout:problem:abandoned"}"#;
+    for (body, status) in [(in_use, "200"), (other, "409")] {
+        let (dying, alive) =
+            (Upstream::start(Manner::BreakOff).await, Upstream::start(Manner::Refuse("409 Conflict", body)).await);
+        let gateway = Gateway::start(&[dying.url(), alive.url()]).await;
+        while dying.requests() == 0 {
+            let answer = gateway.ask("POST", "/orders/checkout/5", "idempotency-key: k\r\n").await;
+            if dying.requests() == 0 {
+                assert!(answer.starts_with("HTTP/1.1 409"), "a first try is told what the service says: {answer}");
+            } else {
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
+    let mut dying = Vec::new();
+    for _ in 0..5 {
+        dying.push(Upstream::start(Manner::BreakOff).await);
+    }
+    let gateway = Gateway::start(&dying.iter().map(Upstream::url).collect::<Vec<_>>()).await;
+    let sent = || dying.iter().map(Upstream::requests).sum::<usize>();
+    let answer = gateway.get("/orders/checkout/5").await;
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    for part in ["application/problem+json", "location: /orders/find/5", "\"status\":202", "may or may not"] {
+        assert!(answer.contains(part), "{part}: {answer}");
+    }
+    assert_eq!(sent(), 3);
+    assert!(!gateway.get("/orders/create/7").await.contains("location: "));
+    // A read started nothing, whoever died of it.
+    assert!(gateway.ask("GET", "/orders/find/5", "").await.starts_with("HTTP/1.1 503"));
+    assert_eq!(sent(), 9);
+}
+
+#[tokio::test]
+async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
+    let upstream = Upstream::start(Manner::BreakOff).await;
+    let url = upstream.url();
+    let gateway = Gateway::start(std::slice::from_ref(&url)).await;
+    // It dies of the first request and refuses connections until it is started again.
+    let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
+    send(&mut waiting, "/orders/checkout/5").await;
+    while upstream.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    upstream.door.cancel();
+    while TcpStream::connect(upstream.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let again = Upstream::start_at(upstream.address, Manner::Answer).await;
+    assert!(answer(&mut waiting).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(again.requests(), 1);
 }
 
 #[tokio::test]

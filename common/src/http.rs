@@ -1,5 +1,6 @@
 //! What the HTTP side of every service shares: binding, serving with a drain, parameters, idempotency keys, health.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,6 +20,13 @@ use crate::problem::{Code, Problem};
 use crate::redis::{Call, CallError, Database, Operation, Reply, UnexpectedReply};
 use crate::service::ServiceSettings;
 use crate::trace::TraceParent;
+
+/// The client's key for a request that may be repeated: the same key is the same request, answered from the record.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The gateway's id of a request, under which it asks a second instance when the first one dies with the request in hand. Whoever sends it
+/// to a service directly can repeat requests of its own with it, no more.
+pub const REQUEST_ID: &str = "checkout-request-id";
 
 /// Connections that may wait to be accepted: a few thousand clients may connect at once. The kernel cuts it to
 /// `net.core.somaxconn`.
@@ -140,6 +148,36 @@ impl App {
         reply.map_err(|error| trouble(error, location))
     }
 
+    /// Runs something long to its end, also when its client goes away in the middle, and answers with how it ended. Should the
+    /// database stop to answer for longer than a request may take, the client is told that it is not known yet, and it goes on
+    /// when the database is back.
+    ///
+    /// # Errors
+    /// How it ended, or that this is not known yet.
+    pub async fn run_to_its_end(
+        &self,
+        work: impl Future<Output = Result<(), Problem>> + Send + 'static,
+    ) -> Result<(), Problem> {
+        let mut work = tokio::spawn(work);
+        loop {
+            tokio::select! {
+                ended = &mut work => {
+                    return ended.unwrap_or_else(|error| {
+                        tracing::error!(%error, "a long request broke off");
+                        Err(Problem::not_known_yet("it broke off in the middle; repeat the request", None))
+                    });
+                }
+                () = tokio::time::sleep(self.settings.request_limit) => {
+                    if !self.database.wait_until_connected(self.settings.request_limit).await && !work.is_finished() {
+                        let detail = "the database has stopped to answer; this instance goes on when it is back: repeat the request \
+                                      to hear the end";
+                        return Err(Problem::not_known_yet(detail, None));
+                    }
+                }
+            }
+        }
+    }
+
     /// Reads something within the request's time limit.
     ///
     /// # Errors
@@ -164,19 +202,24 @@ where
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let fingerprint = format!("{} {}", parts.method, parts.uri.path());
-        match idempotency_key(&parts.headers)? {
-            Some(key) => Ok(Self::from_client(key, fingerprint, IdempotencyTtl::from_ref(state).0)),
-            None => Ok(Self::internal(fingerprint)),
-        }
+        let request = key(&parts.headers, REQUEST_ID)?;
+        let ttl_s = || IdempotencyTtl::from_ref(state).0;
+        Ok(match (key(&parts.headers, IDEMPOTENCY_KEY)?, request) {
+            (Some(key), Some(request)) => Self::from_client(key, fingerprint, ttl_s()).asked_by(request),
+            (Some(key), None) => Self::from_client(key, fingerprint, ttl_s()),
+            (None, Some(request)) => Self::from_gateway(request, fingerprint),
+            (None, None) => Self::internal(fingerprint),
+        })
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let mut values = headers.get_all("idempotency-key").iter();
+/// The one value of a header that is a key.
+fn key<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let wrong = |why: &str| Problem::new(Code::Malformed, format!("Idempotency-Key: {why}"));
+    let wrong = |why: &str| Problem::new(Code::Malformed, format!("{name}: {why}"));
     if values.next().is_some() {
         return Err(wrong("given more than once"));
     }
@@ -209,7 +252,7 @@ pub fn trouble(error: CallError, location: impl Into<String>) -> Problem {
             let detail = format!(
                 "the database did not answer in time ({why}); repeat the request with the same Idempotency-Key"
             );
-            Problem::not_known_yet(detail, location.into())
+            Problem::not_known_yet(detail, Some(location.into()))
         }
         CallError::Refused(why) => {
             tracing::error!(why, "the database refused a call");
@@ -233,14 +276,15 @@ mod tests {
     fn headers(values: &[&[u8]]) -> HeaderMap {
         values
             .iter()
-            .map(|v| (header::HeaderName::from_static("idempotency-key"), HeaderValue::from_bytes(v).unwrap()))
+            .map(|v| (header::HeaderName::from_static(IDEMPOTENCY_KEY), HeaderValue::from_bytes(v).unwrap()))
             .collect()
     }
 
     #[test]
     fn idempotency_keys_are_short_visible_and_given_once() {
+        let idempotency_key = |headers: &HeaderMap| key(headers, IDEMPOTENCY_KEY).map(|key| key.map(str::to_owned));
         assert_eq!(idempotency_key(&headers(&[])), Ok(None));
-        assert_eq!(idempotency_key(&headers(&[b"\"a key\""])), Ok(Some("\"a key\"")));
+        assert_eq!(idempotency_key(&headers(&[b"\"a key\""])), Ok(Some("\"a key\"".to_owned())));
         let long = vec![b'x'; MAX_IDEMPOTENCY_KEY_BYTES + 1];
         for bad in [&[b"".as_slice()][..], &[b"a", b"a"], &[&long], &["é".as_bytes()]] {
             assert_eq!(idempotency_key(&headers(bad)).map_err(|p| p.code), Err(Code::Malformed), "{bad:?}");

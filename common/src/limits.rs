@@ -37,6 +37,10 @@ pub const OUTCOME_BUCKET_MS: u64 = 20_000;
 /// Buckets that one trim removes. Each is unlinked in constant time and freed by Redis in the background.
 pub const MAX_BUCKETS_PER_TRIM: u64 = 100;
 
+/// How far the order database's clock may be ahead of another's when that is told a watermark. Watermarks are a margin (a minute, by
+/// default) behind the clock that they come from, so clocks may in truth differ by that much more.
+pub const MAX_CLOCK_AHEAD_MS: u64 = 5_000;
+
 /// Sagas that one claim of the reconciler takes. A tick that finds more goes on at once.
 pub const MAX_SAGAS_PER_CLAIM: u64 = 200;
 

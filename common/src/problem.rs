@@ -166,9 +166,9 @@ impl Problem {
         Self::new(Code::Malformed, format!("{name} {shown:?}{more}: {why}"))
     }
 
-    /// Not known yet; the outcome will be found at `location`.
-    pub fn not_known_yet(detail: impl Into<String>, location: String) -> Self {
-        Self { code: Code::NotKnownYet, detail: detail.into(), location: Some(location) }
+    /// Not known yet; the outcome will be found at `location`, where there is such a place.
+    pub fn not_known_yet(detail: impl Into<String>, location: Option<String>) -> Self {
+        Self { code: Code::NotKnownYet, detail: detail.into(), location }
     }
 }
 

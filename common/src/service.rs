@@ -71,10 +71,12 @@ impl ServiceSettings {
             let value = redis_wait_replicas.to_string();
             return Err(WrongSetting::new("REDIS_WAIT_REPLICAS", value, "expected 0 to 5"));
         }
+        let redis_url: String = read("REDIS_URL", "redis://127.0.0.1:6379")?;
+        crate::redis::check_url(&redis_url).map_err(|why| WrongSetting::new("REDIS_URL", &redis_url, why))?;
         Ok(Self {
             instance,
             listen: read("LISTEN", default_listen)?,
-            redis_url: read("REDIS_URL", "redis://127.0.0.1:6379")?,
+            redis_url,
             nats_url: read("NATS_URL", "nats://127.0.0.1:4222")?,
             redis_lanes,
             redis_wait_replicas,

@@ -11,7 +11,7 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// A setting cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name}={value}: {why}")]
+#[error("{name}={}: {why}", without_secrets(value))]
 pub struct WrongSetting {
     name: &'static str,
     value: String,
@@ -23,6 +23,32 @@ impl WrongSetting {
     pub fn new(name: &'static str, value: impl Into<String>, why: impl Display) -> Self {
         Self { name, value: value.into(), why: why.to_string() }
     }
+}
+
+/// The text without the user names and passwords of the URLs in it: what is printed and logged of a setting.
+pub fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        // Several URLs are separated by commas, but a password may hold one too: up to the next URL, all before the last `@` is secret.
+        let end = after.find("://").map_or(after.len(), |next| after[..next].rfind(',').unwrap_or(next));
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                shown.push_str("***");
+                &after[at..]
+            }
+            None => after,
+        };
+        if let Some(next) = rest.find("://") {
+            let start = rest[..next].rfind(',').unwrap_or(0);
+            shown.push_str(&rest[..start]);
+            rest = &rest[start..];
+        }
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// One line of a service's configuration table.
@@ -167,6 +193,24 @@ mod tests {
         let error = read::<u64>("CHECKOUT_TEST_UNSET", "many").unwrap_err().to_string();
         assert!(error.starts_with("CHECKOUT_TEST_UNSET=many: "), "{error}");
         assert!(read_ms("CHECKOUT_TEST_UNSET", "0").is_err());
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_has_no_password() {
+        for (text, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("redis://user:pass@host:1/0", "redis://***@host:1/0"),
+            ("redis://:p@ss,w:/ord@host", "redis://***@host"),
+            ("nats://a:b@one:4222,nats://c:d@two:4222", "nats://***@one:4222,nats://***@two:4222"),
+            ("nats://one:4222,nats://c:d@two:4222", "nats://one:4222,nats://***@two:4222"),
+            ("nats://c:d@two:4222,three:4222", "nats://***@two:4222,three:4222"),
+            ("no url, me@home", "no url, me@home"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(text), shown, "{text}");
+        }
+        let wrong = WrongSetting::new("REDIS_URL", "redis://a:secret@b:x", "no").to_string();
+        assert_eq!(wrong, "REDIS_URL=redis://***@b:x: no");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr, Subscriber};
 use bytes::Bytes;
+use common::settings::{WrongSetting, without_secrets};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -144,22 +145,38 @@ impl Inbox {
     }
 }
 
+/// Reads addresses that are separated by commas.
+///
+/// # Errors
+/// The first that is none.
+fn addresses(urls: &str) -> Result<Vec<ServerAddr>, BrokerError> {
+    let address = |url: &str| url.trim().parse().map_err(|error| BrokerError::Address(without_secrets(url), error));
+    urls.split(',').map(address).collect()
+}
+
+/// Whether NATS servers could be at these addresses.
+///
+/// # Errors
+/// One of them is none; the setting is called `NATS_URL`.
+pub fn check_urls(urls: &str) -> Result<(), WrongSetting> {
+    addresses(urls).map(drop).map_err(|error| WrongSetting::new("NATS_URL", urls, error))
+}
+
 impl Broker {
-    /// Connects to one of `urls` (comma separated) as `name`, which is the connection's name and, as `/checkout/<name>`, the
-    /// source of its events. Waits until connected; from then on the client reconnects by itself for ever.
+    /// Connects to one of `urls` (comma separated) as an instance of a service. The connection has the instance's name; its events have
+    /// the service as their source, because their ids are derived: whichever instance says the same again says the same event.
+    /// Waits until connected; from then on the client reconnects by itself for ever.
     ///
     /// Install the metrics recorder before: the counters are bound here, once.
     ///
     /// # Errors
     /// An address is malformed, or no server could be reached within `patience`.
-    pub async fn connect(urls: &str, name: &str, patience: Duration) -> Result<Self, BrokerError> {
-        let addresses = urls
-            .split(',')
-            .map(|url| url.trim().parse().map_err(|error| BrokerError::Address(url.to_owned(), error)))
-            .collect::<Result<Vec<ServerAddr>, _>>()?;
+    pub async fn connect(urls: &str, service: &str, instance: &str, patience: Duration) -> Result<Self, BrokerError> {
+        let addresses = addresses(urls)?;
+        let urls = without_secrets(urls);
         let (link_sender, link) = watch::channel(Link::default());
         let client = ConnectOptions::new()
-            .name(name)
+            .name(instance)
             // A server that comes up after us is the normal case when everything starts at once.
             .retry_on_initial_connect()
             // The default grows to four seconds, which everybody would wait after a restart of the server.
@@ -176,7 +193,7 @@ impl Broker {
             })
             .connect(addresses)
             .await
-            .map_err(|error| BrokerError::Unreachable { urls: urls.to_owned(), patience, why: error.to_string() })?;
+            .map_err(|error| BrokerError::Unreachable { urls: urls.clone(), patience, why: error.to_string() })?;
         let jetstream = ContextBuilder::new()
             .timeout(ANSWER_PATIENCE)
             .ack_timeout(ANSWER_PATIENCE)
@@ -186,7 +203,7 @@ impl Broker {
             inner: Arc::new(Inner {
                 client,
                 jetstream,
-                template: Template::new(&format!("/checkout/{name}")),
+                template: Template::new(&format!("/checkout/{service}"), instance),
                 link,
                 closing: CancellationToken::new(),
                 checking: tokio::sync::Mutex::new(None),
@@ -197,7 +214,7 @@ impl Broker {
         };
         if tokio::time::timeout(patience, broker.connected()).await.is_err() {
             let why = broker.inner.link.borrow().trouble.clone().unwrap_or_else(|| "no answer".to_owned());
-            return Err(BrokerError::Unreachable { urls: urls.to_owned(), patience, why });
+            return Err(BrokerError::Unreachable { urls, patience, why });
         }
         Ok(broker)
     }

@@ -21,6 +21,6 @@ mod pull;
 mod scan;
 pub mod topology;
 
-pub use broker::{Broker, BrokerError, Inbox, Notification};
+pub use broker::{Broker, BrokerError, Inbox, Notification, check_urls};
 pub use consume::{React, Ready, Verdict, consume, needs};
 pub use participant::{Participant, Reactor};

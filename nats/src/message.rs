@@ -13,6 +13,8 @@ static CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 static CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
 static CE_TIME: HeaderName = HeaderName::from_static("ce-time");
 static CE_SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+/// An extension attribute: which instance said it. Not a part of the event's identity, which is its source and id.
+static CE_INSTANCE: HeaderName = HeaderName::from_static("ce-instance");
 static CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -48,11 +50,12 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// For events of this `ce-source`.
-    pub(crate) fn new(source: &str) -> Self {
+    /// For events of this `ce-source` that this instance publishes.
+    pub(crate) fn new(source: &str, instance: &str) -> Self {
         let mut other = HeaderMap::new();
         other.insert(CE_SPECVERSION.clone(), "1.0");
         other.insert(CE_SOURCE.clone(), header_text(source));
+        other.insert(CE_INSTANCE.clone(), header_text(instance));
         other.insert(CONTENT_TYPE.clone(), "application/json");
         for place in [&CE_ID, &CE_TYPE, &CE_TIME] {
             other.insert(place.clone(), HeaderValue::new());
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn a_watermark_has_no_subject_and_no_trace() {
         let event = Event::Watermark(Watermark { closed_before_ms: 17 });
-        let message = Template::new("/checkout/order-1").message(&event, &"now".into());
+        let message = Template::new("/checkout/order", "order-1").message(&event, &"now".into());
         let headers = message.map(|message| message.headers).unwrap_or_default();
         let mut names: Vec<_> = headers.iter().map(|(name, values)| format!("{name}={}", values[0])).collect();
         names.sort();
@@ -114,7 +117,8 @@ mod tests {
             names,
             [
                 "ce-id=watermark/17",
-                "ce-source=/checkout/order-1",
+                "ce-instance=order-1",
+                "ce-source=/checkout/order",
                 "ce-specversion=1.0",
                 "ce-time=now",
                 "ce-type=checkout.watermark",

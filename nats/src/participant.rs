@@ -22,7 +22,8 @@ pub trait Participant: Send + Sync + 'static {
     fn decide(event: &Event) -> Decision<Self::Effect>;
     /// The call of the one atomic function that carries the effect out, or answers a repeat with the recorded outcome.
     fn call(saga: &Saga, effect: &Self::Effect) -> Call;
-    /// The call that forgets records behind the watermark. Its reply names how many, second.
+    /// The call that forgets records behind the watermark. Its reply names how many, second; or says `in_future`, which makes the
+    /// watermark a dead letter.
     fn trim(watermark: Watermark) -> Call;
     /// The event that follows from the reply, or why the event that caused it is a dead letter.
     ///
@@ -81,6 +82,9 @@ fn after_effect<P: Participant>(event: &SagaEvent, reply: Result<Reply, CallErro
 
 fn after_trim(reply: Result<Reply, CallError>) -> Verdict {
     match reply {
+        Ok(reply) if reply.code() == "in_future" => {
+            Verdict::Dead(format!("the watermark is in the future: here it is {} ms", reply.text(1)))
+        }
         Ok(reply) => {
             let forgotten: u64 = reply.parse(1).unwrap_or_default();
             metrics::counter!("outcome_records_forgotten_total").increment(forgotten);

@@ -43,7 +43,8 @@ async fn outcomes_are_published_as_cloud_events_and_inputs_acknowledged() {
     assert!(id.ends_with(".k.0/payment.debited/0"), "{id}");
     assert_eq!(header(&message.headers, "ce-specversion"), "1.0");
     assert_eq!(header(&message.headers, "ce-type"), "payment.debited");
-    assert_eq!(header(&message.headers, "ce-source"), "/checkout/payment-1");
+    assert_eq!(header(&message.headers, "ce-source"), "/checkout/payment");
+    assert_eq!(header(&message.headers, "ce-instance"), "payment-1");
     assert_eq!(header(&message.headers, "ce-subject"), id.split('/').next().unwrap());
     assert_eq!(header(&message.headers, "content-type"), "application/json");
     assert!(header(&message.headers, "ce-time").ends_with('Z'));

@@ -138,7 +138,8 @@ async fn a_server_that_is_not_there_is_named() {
     let mut server = Server::start();
     let url = server.url();
     server.kill();
-    let error = nats::Broker::connect(&url, "order-1", Duration::from_millis(300)).await.unwrap_err().to_string();
+    let error =
+        nats::Broker::connect(&url, "order", "order-1", Duration::from_millis(300)).await.unwrap_err().to_string();
     assert!(error.contains(&url), "{error}");
-    assert!(nats::Broker::connect("nats://", "order-1", Duration::from_millis(300)).await.is_err());
+    assert!(nats::Broker::connect("nats://", "order", "order-1", Duration::from_millis(300)).await.is_err());
 }

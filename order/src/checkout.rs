@@ -85,7 +85,7 @@ impl Checkouts {
             Some(state) => answer(order, state),
             None => Err(Problem::not_known_yet(
                 format!("the checkout of order {order} goes on as saga {saga}"),
-                format!("/orders/saga/{saga}"),
+                Some(format!("/orders/saga/{saga}")),
             )),
         }
     }

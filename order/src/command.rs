@@ -12,7 +12,7 @@ use rand::RngExt as _;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::effect::{self, NewOrder, Order};
+use crate::effect::{self, Cost, NewOrder, Order};
 
 /// A random token that tells an order from any earlier or later one with the same id.
 fn new_incarnation() -> String {
@@ -84,15 +84,14 @@ impl AddItem {
         })
     }
 
-    /// The call that adds it at this price.
-    ///
-    /// # Errors
-    /// The entry alone costs more than the largest amount.
-    pub fn call(&self, operation: &Operation, price: Amount) -> Result<Call, Problem> {
-        let cost = price.checked_mul(self.quantity).ok_or_else(|| {
-            Problem::new(Code::Overflow, format!("{} pieces at {price} cost more than {MAX}", self.quantity))
-        })?;
-        Ok(effect::add_item(operation, &self.order, &self.item, self.quantity, cost))
+    /// The call that adds it at this price; without a price there is no such item. What is refused for the item or its cost is refused
+    /// by the database too, so that the request's key is bound like that of any other.
+    pub fn call(&self, operation: &Operation, price: Option<Amount>) -> Call {
+        let cost = match price {
+            None => Cost::NoItem,
+            Some(price) => price.checked_mul(self.quantity).map_or(Cost::TooMuch, Cost::Of),
+        };
+        effect::add_item(operation, &self.order, &self.item, self.quantity, cost)
     }
 
     /// Where to look what became of it, should the database not answer.
@@ -111,6 +110,7 @@ impl AddItem {
                 Ok(format!("Item {item} added to order {order}; the total is now {}", reply.text(1)).into_response())
             }
             "no_order" => Err(no_such_order(order)),
+            "no_item" => Err(Problem::new(Code::NotFound, format!("there is no item {item}"))),
             "paid" => Err(Problem::new(Code::OrderPaid, format!("order {order} is paid"))),
             "in_flight" => Err(Problem::new(
                 Code::OrderInFlight,

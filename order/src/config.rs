@@ -90,6 +90,7 @@ pub fn read_all() -> Result<Settings, WrongSetting> {
         max_checkouts_in_flight: read("MAX_CHECKOUTS_IN_FLIGHT", default_of("MAX_CHECKOUTS_IN_FLIGHT"))?,
         price_cache_entries: read("PRICE_CACHE_ENTRIES", default_of("PRICE_CACHE_ENTRIES"))?,
     };
+    nats::check_urls(&settings.service.nats_url)?;
     if settings.undo_retention_s == 0 {
         return Err(WrongSetting::new("UNDO_RETENTION_S", "0", "expected at least 1 second"));
     }

@@ -11,7 +11,7 @@
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command, or the saga of a checkout and how it ended | its own TTL |
 
-use common::amount::{Amount, Quantity};
+use common::amount::{Amount, MAX, Quantity};
 use common::id::{ItemId, OrderId, UserId};
 use common::limits::{MAX_ENTRIES_PER_ORDER, MAX_SAGAS_PER_CLAIM};
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
@@ -200,12 +200,28 @@ pub fn create(operation: &Operation, order: &OrderId, user: &UserId, incarnation
     Call::once("order_create", operation, &[&order_key(order)]).arg(order.as_str()).arg(user.as_str()).arg(incarnation)
 }
 
+/// What an entry costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// So much.
+    Of(Amount),
+    /// More than the largest amount.
+    TooMuch,
+    /// Nobody knows: there is no such item.
+    NoItem,
+}
+
 /// The call that adds an entry that costs `cost` to an order.
-pub fn add_item(operation: &Operation, order: &OrderId, item: &ItemId, quantity: Quantity, cost: Amount) -> Call {
+pub fn add_item(operation: &Operation, order: &OrderId, item: &ItemId, quantity: Quantity, cost: Cost) -> Call {
+    let cost = match cost {
+        Cost::Of(cost) => cost.to_string(),
+        Cost::TooMuch => (MAX + 1).to_string(),
+        Cost::NoItem => String::new(),
+    };
     Call::once("order_add_item", operation, &[&order_key(order)])
         .arg(item.as_str())
         .arg(quantity.get())
-        .arg(cost.get())
+        .arg(cost)
         .arg(MAX_ENTRIES_PER_ORDER)
 }
 

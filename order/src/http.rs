@@ -70,7 +70,7 @@ async fn add_item(
 ) -> Result<Response, Problem> {
     let add = AddItem::parse(&params)?;
     let price = app.prices.of(&add.item, app.base.settings.deadline()).await?;
-    let reply = app.base.run(add.call(&operation, price)?, add.location()).await?;
+    let reply = app.base.run(add.call(&operation, price), add.location()).await?;
     add.answer(&operation, &reply)
 }
 
@@ -109,7 +109,10 @@ async fn batch_init(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let batch = BatchInit::parse(&params)?;
-    let patience = app.base.settings.request_limit;
-    run_batch(&app.base.database, &operation, batch.orders, patience, |chunk| batch.call(&operation, chunk)).await?;
+    let (database, patience) = (app.base.database.clone(), app.base.settings.request_limit);
+    let work = async move {
+        run_batch(&database, &operation, batch.orders, patience, |chunk| batch.call(&operation, chunk)).await
+    };
+    app.base.run_to_its_end(work).await?;
     Ok(json(&json!({ "msg": "Batch init for orders successful" })))
 }

@@ -26,7 +26,8 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     if !database.wait_until_connected(service::START_PATIENCE).await {
         return Err(format!("no database at {}", database.address()).into());
     }
-    let broker = Broker::connect(&settings.nats_url, &settings.instance, service::START_PATIENCE).await?;
+    let broker =
+        Broker::connect(&settings.nats_url, config::SERVICE.name, &settings.instance, service::START_PATIENCE).await?;
     let limits = Limits::from(settings);
     broker.ensure_topology(&limits).await?;
     // Until here nothing was taken in, so a signal simply ends the process.

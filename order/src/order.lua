@@ -28,13 +28,15 @@ end
 
 -- Adds an entry to an order.
 --   KEYS  1 operation  2 order
---   ARGV  1 fingerprint  2 ttl_s  3 item id  4 quantity  5 cost of these pieces  6 most entries
--- Returns { 'ok', total } | { 'no_order' } | { 'paid' } | { 'in_flight', saga } | { 'overflow' } | { 'too_many' } | { 'key_mismatch' }
+--   ARGV  1 fingerprint  2 ttl_s  3 item id  4 quantity  5 cost of these pieces, empty for an item that is not there  6 most entries
+-- Returns { 'ok', total } | { 'no_order' } | { 'no_item' } | { 'paid' } | { 'in_flight', saga } | { 'overflow' } | { 'too_many' } | { 'key_mismatch' }
 local function add_item(keys, args)
   return once(keys, args, function()
     local user, items, total, paid, saga = unpack(redis.call('HMGET', keys[2], 'user', 'items', 'total', 'paid', 'saga'))
     if not user then
       return { 'no_order' }
+    elseif args[5] == '' then
+      return { 'no_item' }
     elseif paid == '1' then
       return { 'paid' }
     elseif saga ~= '' then

@@ -29,13 +29,13 @@ impl Prices {
         Self { broker, remembered: Arc::new(Cache::new(entries)) }
     }
 
-    /// The price of an item.
+    /// The price of an item; nothing where there is no such item.
     ///
     /// # Errors
-    /// There is no such item, or stock did not answer.
-    pub async fn of(&self, item: &ItemId, deadline: Instant) -> Result<Amount, Problem> {
+    /// Stock did not answer.
+    pub async fn of(&self, item: &ItemId, deadline: Instant) -> Result<Option<Amount>, Problem> {
         if let Some(price) = self.remembered.get(item) {
-            return Ok(price);
+            return Ok(Some(price));
         }
         let limit = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match self.broker.ask_price(item, limit).await {
@@ -43,9 +43,9 @@ impl Prices {
                 if never_changes(item) {
                     self.remembered.insert(item.clone(), price);
                 }
-                Ok(price)
+                Ok(Some(price))
             }
-            Ok(None) => Err(Problem::new(Code::NotFound, format!("there is no item {item}"))),
+            Ok(None) => Ok(None),
             Err(error) => {
                 Err(Problem::new(Code::Unavailable, format!("the price of item {item} is not to be had: {error}")))
             }

@@ -14,7 +14,7 @@
 use common::amount::Amount;
 use common::event::Watermark;
 use common::id::UserId;
-use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
+use common::limits::{MAX_BUCKETS_PER_TRIM, MAX_CLOCK_AHEAD_MS, OUTCOME_BUCKET_MS};
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
 use common::saga::Saga;
 
@@ -69,6 +69,7 @@ pub fn trim(watermark: Watermark) -> Call {
         .arg(watermark.closed_before_ms)
         .arg(OUTCOME_BUCKET_MS)
         .arg(MAX_BUCKETS_PER_TRIM)
+        .arg(MAX_CLOCK_AHEAD_MS)
 }
 
 /// The call that creates a user.

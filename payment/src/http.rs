@@ -75,7 +75,11 @@ async fn batch_init(
             format!("{n} users with {credit} each hold more than {MAX} together"),
         ));
     }
-    let chunk = |chunk: &_| effect::batch_init(&operation, chunk, credit);
-    run_batch(&app.database, &operation, n.get(), app.settings.request_limit, chunk).await?;
+    let (database, patience) = (app.database.clone(), app.settings.request_limit);
+    app.run_to_its_end(async move {
+        let chunk = |chunk: &_| effect::batch_init(&operation, chunk, credit);
+        run_batch(&database, &operation, n.get(), patience, chunk).await
+    })
+    .await?;
     Ok(json(&json!({ "msg": "Batch init for users successful" })))
 }

@@ -20,5 +20,7 @@ pub const OWN: &[Setting] = &[];
 /// # Errors
 /// The first one that is wrong.
 pub fn read() -> Result<ServiceSettings, WrongSetting> {
-    ServiceSettings::read(SERVICE.name, SERVICE.listen)
+    let settings = ServiceSettings::read(SERVICE.name, SERVICE.listen)?;
+    nats::check_urls(&settings.nats_url)?;
+    Ok(settings)
 }

@@ -14,7 +14,7 @@
 use common::amount::{Amount, Quantity};
 use common::event::Watermark;
 use common::id::ItemId;
-use common::limits::{MAX_BUCKETS_PER_TRIM, OUTCOME_BUCKET_MS};
+use common::limits::{MAX_BUCKETS_PER_TRIM, MAX_CLOCK_AHEAD_MS, OUTCOME_BUCKET_MS};
 use common::reason::FailureReason;
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
 use common::saga::Saga;
@@ -71,6 +71,7 @@ pub fn trim(watermark: Watermark) -> Call {
         .arg(watermark.closed_before_ms)
         .arg(OUTCOME_BUCKET_MS)
         .arg(MAX_BUCKETS_PER_TRIM)
+        .arg(MAX_CLOCK_AHEAD_MS)
 }
 
 /// The call that creates an item.

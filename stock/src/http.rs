@@ -74,7 +74,11 @@ async fn batch_init(
     if n.get().checked_mul(stock.get()).is_none_or(|sum| sum > MAX) {
         return Err(Problem::new(Code::Overflow, format!("{n} items of {stock} pieces have more than {MAX} together")));
     }
-    let chunk = |chunk: &_| effect::batch_init(&operation, chunk, stock, price);
-    run_batch(&app.database, &operation, n.get(), app.settings.request_limit, chunk).await?;
+    let (database, patience) = (app.database.clone(), app.settings.request_limit);
+    app.run_to_its_end(async move {
+        let chunk = |chunk: &_| effect::batch_init(&operation, chunk, stock, price);
+        run_batch(&database, &operation, n.get(), patience, chunk).await
+    })
+    .await?;
     Ok(json(&json!({ "msg": "Batch init for stock successful" })))
 }

@@ -22,8 +22,10 @@ pub enum Told {
     Refused(u16),
     /// 503, or no connection at all: nothing was started.
     NotStarted(String),
-    /// 202, another 5xx, or a connection that broke: it may have happened or not, but not by half.
+    /// 202 with the place where to look, or a connection that broke: it may have happened or not, but not by half.
     Unknown(String),
+    /// What the contract does not know.
+    Wrong(String),
 }
 
 /// What a platform is filled with before a load.
@@ -161,7 +163,8 @@ pub async fn check_out(client: &Client, order: &str) -> Told {
         Ok(answer) if answer.status == 200 => Told::Paid,
         Ok(answer) if (400..500).contains(&answer.status) => Told::Refused(answer.status),
         Ok(answer) if answer.status == 503 => Told::NotStarted(answer.text()),
-        Ok(answer) => Told::Unknown(format!("{} {}", answer.status, answer.text())),
+        Ok(answer) if answer.status == 202 && !answer.header("location").is_empty() => Told::Unknown(answer.text()),
+        Ok(answer) => Told::Wrong(format!("{} {}", answer.status, answer.text())),
         Err(broken) if broken.contains("Connection refused") => Told::NotStarted(broken),
         Err(broken) => Told::Unknown(broken),
     }
@@ -212,6 +215,7 @@ impl Answers {
                     assert!(!books.has_saga(id), "order {id} was started and its client told: {why}")
                 }
                 Told::Unknown(_) => {}
+                Told::Wrong(why) => panic!("order {id} was answered with {why}"),
             }
         }
     }

@@ -156,7 +156,10 @@ pub struct Platform {
 }
 
 /// The program `checkout`, which is beside this test program, with those that it starts.
-fn program() -> PathBuf {
+///
+/// # Panics
+/// They are not built.
+pub fn program() -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own file");
     let has_all = |folder: &&Path| ["checkout", "order", "payment", "stock"].iter().all(|it| folder.join(it).is_file());
     match own.ancestors().skip(1).find(has_all) {

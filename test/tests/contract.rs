@@ -157,6 +157,13 @@ async fn orders_keep_their_contract() {
     client.post("/orders/checkout/none").await.expect_problem(404, "not-found", "none");
     client.get("/orders/saga/none.k.0").await.expect_problem(404, "not-found", "none.k.0");
     client.get("/orders/saga/none").await.expect_problem(400, "malformed", "none");
+    let key = [("idempotency-key", "nothing")];
+    for _ in 0..2 {
+        let path = format!("/orders/addItem/{order}/nothing/2");
+        client.post_with(&path, &key).await.expect_problem(404, "not-found", "nothing");
+        let other = format!("/orders/addItem/{order}/{item}/2");
+        client.post_with(&other, &key).await.expect_problem(422, "idempotency-key-mismatch", &other);
+    }
     client.post(&format!("/orders/addItem/{order}/{dear}/2")).await.expect_problem(400, "overflow", "2");
     client.post(&format!("/orders/addItem/{order}/{dear}/1")).await.expect_problem(400, "overflow", &order);
     client.post(&format!("/orders/batch_init/1/1/1/{MAX}")).await.expect_problem(400, "overflow", &MAX.to_string());

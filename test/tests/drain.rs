@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use http::Method;
 use nix::sys::signal::Signal;
 use testing::books::Books;
 use testing::load::{Load, Seed, Told};
-use testing::platform::{Options, Platform, SERVICES};
+use testing::platform::{Options, Platform, SERVICES, program};
 use testing::wait::eventually;
 
 const ORDERS: u64 = 40_000;
@@ -116,6 +117,9 @@ async fn what_a_killed_parent_left_is_stopped_by_the_next_one_on_the_same_folder
     assert!(left.len() >= 8, "the children live on: {left:?}");
     // They even go on to work.
     load.more(BETWEEN).await;
+    let status = Command::new(program()).args(["status", "--data"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(!status.status.success() && said.contains("nobody watches over"), "{said}");
 
     let platform = Platform::start_in(folder.clone(), Options::default()).await;
     assert!(folder.output().contains("an earlier run left"), "{}", folder.output());

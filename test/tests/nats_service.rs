@@ -85,7 +85,8 @@ async fn events_are_cloud_events_of_the_clients_trace() {
                 ("ce-specversion", "1.0"),
                 ("ce-type", &event.subject),
                 ("ce-subject", &saga),
-                ("ce-source", &format!("/checkout/{service}-1")),
+                ("ce-source", &format!("/checkout/{service}")),
+                ("ce-instance", &format!("{service}-1")),
                 ("content-type", "application/json"),
                 ("traceparent", &trace),
             ] {

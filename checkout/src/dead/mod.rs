@@ -101,7 +101,7 @@ impl Place {
             Some(urls) => urls,
             None => Folder::at(self.data)?.platform()?.nats,
         };
-        let broker = Broker::connect(&urls, "checkout-dead", CONNECT).await.map_err(|error| match error {
+        let broker = Broker::connect(&urls, "dead", "checkout-dead", CONNECT).await.map_err(|error| match error {
             BrokerError::Address(..) => Failure::usage(error.to_string()),
             _ => Failure::failed(error.to_string()),
         })?;

@@ -3,7 +3,8 @@
 //! The forwarding itself (headers, bodies, connection pool) is the library's `ReverseProxy`, one per instance. Its own
 //! `BalancedProxy` is not used: it goes round the instances whether they live or not, and its `RetryLayer` asks the round again, so
 //! under concurrency a retry may meet the same dead instance each time. The choice is therefore made here: the instance with the
-//! fewest requests in flight among those that are usable, and after a failed connection another one.
+//! fewest requests in flight among those that are usable, and after a failed connection another one. Its `RetryLayer` moreover only
+//! repeats what was never sent; what was sent may be repeated here, because [`repeat`] has made it safe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,10 +19,14 @@ use http::{StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::gateway::{Upstream, problem};
-use crate::limits::{GATEWAY_ANSWER, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, SCALE_MAX};
+use crate::gateway::{Upstream, problem, repeat};
+use crate::limits::{
+    GATEWAY_ANSWER, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, GATEWAY_REPEAT_PATIENCE,
+    GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
+};
 use crate::service::Service;
 
 /// The instances of one service.
@@ -100,44 +105,63 @@ impl Balancer {
         self.instances.iter().filter(|it| it.is_usable()).count()
     }
 
-    /// Passes a request on and the answer back.
+    /// Passes a request on and the answer back. Where an instance dies with the request in hand, another one is asked for the same
+    /// (see [`repeat`]), or the same one when it is back.
     pub async fn forward(&self, request: Request) -> Response {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let body = match read_body(body).await {
             Ok(body) => body,
             Err(response) => return response,
         };
+        repeat::identify(&mut parts);
         let mut tried = 0_u64;
-        while let Some((index, instance)) = self.choose(tried) {
+        // How often it reached an instance that did not answer, and until when another answer is looked for.
+        let (mut lost, mut deadline) = (0, None);
+        loop {
+            let Some((index, instance)) = self.choose(tried) else {
+                match deadline {
+                    None => return problem::unavailable(self.service),
+                    Some(deadline) if self.somebody_is_back(deadline).await => tried = 0,
+                    Some(_) => return repeat::open(self.service, &parts),
+                }
+                continue;
+            };
             tried |= 1 << index;
             let response = instance.send(&parts, body.clone()).await;
-            match response.extensions().get::<ProxyError>() {
-                None => return response,
-                // The one failure after which the request certainly reached nobody.
-                Some(error) if error.is_connect() => {
-                    if instance.usable.swap(false, Ordering::Relaxed) {
-                        tracing::warn!(
-                            instance = instance.proxy.target(),
-                            "cannot connect; passed over until it is ready"
-                        );
-                    }
+            let Some(error) = response.extensions().get::<ProxyError>() else {
+                if lost == 0 {
+                    return response;
                 }
-                Some(error) => {
-                    tracing::warn!(
-                        instance = instance.proxy.target(),
-                        error = error.message(),
-                        path = parts.uri.path(),
-                        "outcome not known"
-                    );
-                    return if response.status() == StatusCode::GATEWAY_TIMEOUT {
-                        problem::too_late(self.service)
-                    } else {
-                        problem::outcome_unknown(self.service)
-                    };
+                match repeat::settle(&mut parts, response).await {
+                    Some(response) => return response,
+                    None => tried = 0,
                 }
+                continue;
+            };
+            // The one failure after which the request certainly reached nobody.
+            if error.is_connect() {
+                instance.pass_over();
+                continue;
+            }
+            let (instance, path) = (instance.proxy.target(), parts.uri.path());
+            tracing::warn!(instance, error = error.message(), path, "an instance had the request and did not answer");
+            lost += 1;
+            deadline.get_or_insert_with(|| Instant::now() + GATEWAY_REPEAT_PATIENCE);
+            if lost > GATEWAY_REPEATS || response.status() == StatusCode::GATEWAY_TIMEOUT {
+                return repeat::open(self.service, &parts);
             }
         }
-        problem::unavailable(self.service)
+    }
+
+    /// Waits until an instance is usable, and says whether one is before the deadline.
+    async fn somebody_is_back(&self, deadline: Instant) -> bool {
+        while self.usable() == 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(GATEWAY_REPEAT_POLL).await;
+        }
+        Instant::now() < deadline
     }
 
     /// The least busy instance that is not in the set `tried`, usable ones first.
@@ -166,6 +190,12 @@ impl Instance {
             in_flight: AtomicUsize::new(0),
             usable: AtomicBool::new(true),
         })
+    }
+
+    fn pass_over(&self) {
+        if self.usable.swap(false, Ordering::Relaxed) {
+            tracing::warn!(instance = self.proxy.target(), "cannot connect; passed over until it is ready");
+        }
     }
 
     fn is_usable(&self) -> bool {

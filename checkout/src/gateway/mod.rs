@@ -1,11 +1,12 @@
 //! `checkout gateway`: one port for all routes, spread over the instances of each service.
 //!
 //! A request comes in ([`drain`] accepts it), its first path segment names the service, [`balance`] chooses the instance and
-//! forwards; what the gateway itself has to say is said by [`problem`]. It changes nothing on the way, neither path nor body.
+//! forwards, again if it must ([`repeat`]); what the gateway itself has to say is said by [`problem`]. It changes neither path nor body.
 
 mod balance;
 mod drain;
 mod problem;
+mod repeat;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,9 +31,9 @@ use crate::signals::StopSignals;
 
 /// One port for all routes: passes /orders, /payment and /stock on to the instances of each service.
 ///
-/// An instance that cannot be connected to, or that says that it is not ready, is passed over. A request is sent to a second instance
-/// only when it is certain that the first never got it; where a connection broke after sending, the answer is 502 and says that the
-/// outcome is not known. The gateway's own errors are application/problem+json.
+/// An instance that cannot be connected to, or that says that it is not ready, is passed over. Where one dies with a request in hand,
+/// another one is asked again, under an id with which nothing is done twice; when none answers, the client is told 202, which
+/// means that the outcome is not known yet. The gateway's own errors are application/problem+json.
 ///
 /// It has /health/live and /health/ready itself. SIGTERM drains.
 #[derive(clap::Args, Debug, Clone)]

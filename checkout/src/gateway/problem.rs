@@ -33,27 +33,22 @@ pub fn unreadable() -> Response {
     answer(StatusCode::BAD_REQUEST, "unreadable-body", "Request body could not be read", "the request body ended early")
 }
 
-/// The connection broke after the request was sent.
-pub fn outcome_unknown(service: Service) -> Response {
-    answer(
-        StatusCode::BAD_GATEWAY,
-        "outcome-unknown",
-        "Outcome not known",
+/// Instances had the request and none answered, nor did those that were asked again.
+pub fn not_known_yet(service: Service, location: Option<&str>) -> Response {
+    let mut response = answer(
+        StatusCode::ACCEPTED,
+        "not-known-yet",
+        "The outcome is not known yet",
         &format!(
-            "the connection to the {service} service broke after the request was sent: it may or may not have taken effect; \
-             look, or repeat it with an Idempotency-Key"
+            "the {service} service took the request and did not answer: it may or may not take effect; look, or send it with an \
+             Idempotency-Key, which may be repeated"
         ),
-    )
-}
-
-/// The instance did not answer in time.
-pub fn too_late(service: Service) -> Response {
-    answer(
-        StatusCode::GATEWAY_TIMEOUT,
-        "outcome-unknown",
-        "Outcome not known",
-        &format!("the {service} service did not answer in time: the request may or may not take effect"),
-    )
+    );
+    if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// No instance could be connected to: nothing was sent.

@@ -97,6 +97,8 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::up::plan::Probe;
+    use crate::up::{ready, servers};
 
     fn folder(name: &str) -> Folder {
         let root = std::env::temp_dir().join(format!("checkout-{name}-{}", std::process::id()));
@@ -137,6 +139,28 @@ mod tests {
         assert!(folder.recorded().is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
+        std::fs::remove_dir_all(folder.root()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_was_started_in_the_instant_before_its_parent_was_killed_is_known() {
+        let folder = folder("unrecorded");
+        let address = crate::up::ports::Ports::new().free().unwrap();
+        let config = servers::configure_redis(&folder, "redis-order", address, "no", std::iter::empty()).unwrap();
+        let program = servers::find_redis().unwrap().program;
+        let mut redis = Command::new(program)
+            .arg(config)
+            .env(MARKER, folder.root())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Past the moment at which it would have given itself a title.
+        while ready::ask(&Probe::Redis(address)).await.is_err() {
+            assert!(runs(&mut redis), "redis ends");
+            tokio::task::yield_now().await;
+        }
+        stop(&folder).await;
+        redis.wait().unwrap();
         std::fs::remove_dir_all(folder.root()).unwrap();
     }
 

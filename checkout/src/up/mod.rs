@@ -69,7 +69,7 @@ async fn live(
     mut stop: StopSignals,
 ) -> Result<(), Failure> {
     let fleet = Fleet::new(folder.clone(), Instant::now() + args::ready_timeout(args), args.quiet);
-    let start = Start { args, shape, programs, folder, fleet: &fleet, ports: Ports::default() };
+    let start = Start { args, shape, programs, folder, fleet: &fleet, ports: Ports::new() };
     let started = tokio::select! {
         started = start.all() => started.map(Some),
         () = stop.next() => Ok(None),
@@ -174,7 +174,7 @@ struct Start<'a> {
 impl Start<'_> {
     /// Servers, then services, then the gateway. Each stage needs the addresses of the one before.
     async fn all(&self) -> Result<Platform, Failure> {
-        // Looked at before anything is started, taken only when its turn comes.
+        // Kept from other platforms before anything is started; the gateway itself comes last.
         self.gateway_address()?;
         self.refuse_other_shape()?;
         let (nats, redis) = (&self.programs.nats, &self.programs.redis);
@@ -203,11 +203,11 @@ impl Start<'_> {
             return Ok(SocketAddr::new(host, self.ports.free()?.port()));
         }
         let address = SocketAddr::new(host, port);
-        if ports::is_free(address) {
+        if self.ports.take(address) {
             Ok(address)
         } else {
             Err(Failure::failed(format!(
-                "{address} is taken by another program: choose another port with --port (0 takes a free one)"
+                "{address} is taken by another program or platform: choose another port with --port (0 takes a free one)"
             )))
         }
     }

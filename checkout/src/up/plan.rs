@@ -9,7 +9,7 @@ use crate::service::Service;
 use crate::up::args::Shape;
 
 /// Every child carries this with the data folder as value, so that one that was started in the instant before its parent was killed,
-/// and has no pid file, is still recognised.
+/// and has no pid file, is still recognised. It is there from the child's first instant, and none of them writes over it.
 pub const MARKER: &str = "CHECKOUT_CHILD_OF";
 
 /// The groups of processes, in the order in which they stop.

@@ -210,7 +210,7 @@ pub fn configure_sentinel(
     let home = folder.root().join(name);
     let mut text = format!(
         "# Written by `checkout up` at every start, and then by the sentinel itself.\n\
-         bind {}\nport {}\nprotected-mode yes\ndaemonize no\ndir {}\n",
+         bind {}\nport {}\nprotected-mode yes\ndaemonize no\nset-proc-title no\ndir {}\n",
         address.ip(),
         address.port(),
         quoted(&home),
@@ -244,6 +244,8 @@ pub fn configure_redis<'a>(
     let mut text = format!(
         "# Written by `checkout up` at every start; changes here are lost (use --set {name}.DIRECTIVE=VALUE).\n\
          bind {}\nport {}\nprotected-mode yes\ndaemonize no\ndir {}\n\
+         # With a title of its own it would write over the environment that it was started with, by which we know our processes.\n\
+         set-proc-title no\n\
          # Every instance of a service, and its restarted successor, may connect at once.\n\
          tcp-backlog 4096\n\
          # The append-only file is the truth; snapshots would only double the writing.\n\

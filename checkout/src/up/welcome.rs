@@ -25,8 +25,8 @@ fn lines(platform: &Platform, folder: &Folder) -> Vec<String> {
         ),
         format!("  look back       {nats} stream view CHECKOUT"),
         format!("  price service   {nats} micro stats stock"),
-        format!("  processes       checkout status --data {}", folder.root().display()),
-        format!("  logs, pids      {0}/log  {0}/run", folder.root().display()),
+        format!("  processes       checkout status --data {}", say::word(folder.root())),
+        format!("  logs, pids      {0}/log  {0}/run", say::word(folder.root())),
         String::new(),
     ]
 }

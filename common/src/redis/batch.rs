@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::{Call, CallError, Database, Operation};
+use super::{Call, CallError, Database, Operation, Reply};
 use crate::http::trouble;
 use crate::limits::{BATCH_INIT_CHUNK_ENTRIES, MAX_BATCH_INIT_ENTRIES};
 use crate::problem::{Code, Problem};
@@ -30,12 +29,12 @@ pub struct BatchChunk {
     pub(super) is_last: bool,
 }
 
-/// Runs all chunks of a batch of `entries`; `call` makes the call of each. The database may take `patience` for each few
-/// chunks; a large batch takes as long as it takes.
+/// Runs all chunks of a batch of `entries`; `call` makes the call of each. The database may take `patience` for the first one; when
+/// that has been sent the batch is begun, and goes on until it is done, however long that takes.
 ///
 /// # Errors
-/// The batch is too large, its operation key is taken, or the database did not answer. A batch that was interrupted has
-/// replaced some of its entries, each of them whole; repeating the request replaces them all.
+/// The batch is too large, its operation key is taken, or the database could not be reached, and nothing was begun. Or this
+/// process ends: some of the entries are replaced then, each of them whole; repeating the request replaces them all.
 pub async fn run_batch(
     database: &Database,
     operation: &Operation,
@@ -46,7 +45,7 @@ pub async fn run_batch(
     if entries > MAX_BATCH_INIT_ENTRIES {
         return Err(Problem::malformed("n", &entries.to_string(), format!("at most {MAX_BATCH_INIT_ENTRIES} entries")));
     }
-    let owner = Uuid::new_v4().simple().to_string();
+    let owner = &operation.request;
     // A batch of no entries is one empty chunk, so that its operation is recorded too.
     let total = entries.div_ceil(BATCH_INIT_CHUNK_ENTRIES).max(1);
     let chunks: Vec<BatchChunk> = (0..total)
@@ -56,19 +55,12 @@ pub async fn run_batch(
             BatchChunk { owner: owner.clone(), first, count, is_last: n + 1 == total }
         })
         .collect();
-    let mut begun = false;
+    // Until the first chunk is sent nothing is begun, and it can be given up.
+    let mut deadline = Some(Instant::now() + patience);
     for group in in_groups(&chunks) {
-        let calls = group.iter().map(&call).collect();
-        let replies = match database.call_all(calls, Some(Instant::now() + patience)).await {
-            Ok(replies) => replies,
-            // Some chunks are done already, so it is not true that nothing was started.
-            Err(CallError::NotSent(why)) if begun => return Err(interrupted(&why)),
-            Err(error) => return Err(trouble(error, "")),
-        };
-        for reply in replies {
-            let reply = reply.map_err(|error| trouble(error, ""))?;
+        for reply in answered(database, || group.iter().map(&call).collect(), &mut deadline).await? {
             match reply.code() {
-                "ok" => begun = true,
+                "ok" => {}
                 "done" => return Ok(()),
                 "running" => return Err(key_in_use(operation)),
                 "key_mismatch" => return Err(key_mismatch(operation)),
@@ -77,6 +69,26 @@ pub async fn run_batch(
         }
     }
     Ok(())
+}
+
+/// The replies to these calls, which may be sent more than once. Past the deadline they are sent again if they may have been
+/// carried out, and given up if not; afterwards there is no deadline any more.
+async fn answered(
+    database: &Database,
+    calls: impl Fn() -> Vec<Call>,
+    deadline: &mut Option<Instant>,
+) -> Result<Vec<Reply>, Problem> {
+    loop {
+        let replies = database.call_all(calls(), *deadline).await;
+        let replies = replies.and_then(|replies| replies.into_iter().collect::<Result<Vec<_>, _>>());
+        match (replies, deadline.take()) {
+            (Ok(replies), _) => return Ok(replies),
+            (Err(CallError::Unknown(_)), Some(_)) => {}
+            // Without a deadline only the end of this process ends a call.
+            (Err(CallError::NotSent(why) | CallError::Unknown(why)), None) => return Err(interrupted(&why)),
+            (Err(error), _) => return Err(trouble(error, "")),
+        }
+    }
 }
 
 /// The first chunk goes alone: it takes the operation's key. The last goes alone too: it records that all are done.
@@ -88,7 +100,7 @@ fn in_groups(chunks: &[BatchChunk]) -> impl Iterator<Item = &[BatchChunk]> {
 
 fn interrupted(why: &str) -> Problem {
     let detail = format!("interrupted when some entries were replaced and others not ({why}); repeat the request");
-    Problem::new(Code::NotKnownYet, detail)
+    Problem::not_known_yet(detail, None)
 }
 
 /// The operation's key is held by a request that is still running.

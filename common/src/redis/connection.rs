@@ -35,13 +35,23 @@ pub(super) struct Open {
     pub(super) primary: Option<Primary>,
 }
 
+/// Whether this is the URL of a database, or of its sentinels.
+pub(super) fn check(url: &str) -> RedisResult<()> {
+    Place::of(url).map(drop)
+}
+
+impl Place {
+    fn of(url: &str) -> RedisResult<Self> {
+        Ok(match Sentinels::of(url)? {
+            Some(sentinels) => Self::Watched(sentinels),
+            None => Self::Fixed(url.into_connection_info()?),
+        })
+    }
+}
+
 impl Connector {
     pub(super) fn new(url: &str, library: Library) -> Result<Self, RedisError> {
-        let place = match Sentinels::of(url)? {
-            Some(sentinels) => Place::Watched(sentinels),
-            None => Place::Fixed(url.into_connection_info()?),
-        };
-        Ok(Self { place, library })
+        Ok(Self { place: Place::of(url)?, library })
     }
 
     /// Where the database is, without user name and password.

@@ -76,6 +76,14 @@ impl From<&ServiceSettings> for Options {
     }
 }
 
+/// Whether a database could be at this URL.
+///
+/// # Errors
+/// Why not.
+pub fn check_url(url: &str) -> Result<(), String> {
+    connection::check(url).map_err(|error| error.to_string())
+}
+
 /// The service's own database. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {

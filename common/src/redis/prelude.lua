@@ -123,9 +123,14 @@ end
 -- Raises the watermark and forgets whole buckets of outcome records that lie behind it.
 --   KEYS  1 watermark  2 buckets, the index of all
 --   ARGV  1 every saga started before this time is closed (ms)  2 width of a bucket (ms)  3 most buckets to remove
--- Returns { 'ok', records forgotten, buckets still to remove }
+--         4 how far its clock may be ahead of ours (ms)
+-- Returns { 'ok', records forgotten, buckets still to remove } | { 'in_future', our clock (ms) }
 local function trim(keys, args)
   local closed_before = tonumber(args[1])
+  -- Believed, it would have every saga refused as too old until our clock has come so far.
+  if closed_before > now_ms() + tonumber(args[4]) then
+    return { 'in_future', digits(now_ms()) }
+  end
   local known = tonumber(redis.call('GET', keys[1]) or '0')
   if closed_before > known then
     redis.call('SET', keys[1], args[1])

@@ -114,8 +114,10 @@ impl Server {
         self.child = Self::spawn(&self.dir, i32::from(self.port));
     }
 
-    pub async fn broker(&self, name: &str) -> Broker {
-        Broker::connect(&self.url(), name, PATIENCE).await.unwrap()
+    /// A broker of this instance, such as `payment-1`, of a service.
+    pub async fn broker(&self, instance: &str) -> Broker {
+        let service = instance.split('-').next().unwrap();
+        Broker::connect(&self.url(), service, instance, PATIENCE).await.unwrap()
     }
 
     /// A broker with the topology in place.

@@ -11,7 +11,7 @@ use common::saga::{Saga, SagaId};
 use common::undo::{Illegal, State, Transition, transition};
 use order::config::ReconcileSettings;
 use order::decision::Outcome;
-use order::effect::{Begun, add_item, raise_watermark};
+use order::effect::{Begun, Cost, add_item, raise_watermark};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use protocol::database::{AddItem, ClaimLimits, Order as Model, OrderRecord, Raised};
@@ -162,7 +162,7 @@ impl Both<'_> {
     async fn add_item(&mut self, n: usize, order: &str) {
         let (id, item) = (order.parse().unwrap(), "c".parse().unwrap());
         let (one, three) = (1.try_into().unwrap(), 3.try_into().unwrap());
-        let answer = self.real.db.texts(add_item(&operation(&n.to_string()), &id, &item, one, three)).await;
+        let answer = self.real.db.texts(add_item(&operation(&n.to_string()), &id, &item, one, Cost::Of(three))).await;
         let expected = match self.model.add_item(&id, item, one, three) {
             AddItem::Ok(total) => vec!["ok".to_owned(), total.to_string()],
             AddItem::NoOrder => vec!["no_order".to_owned()],

@@ -6,15 +6,18 @@ use common::limits::MAX_ENTRIES_PER_ORDER;
 use common::problem::Code;
 use common::redis::{BatchChunk, Call, Operation};
 use common::undo::State;
-use order::effect::{NewOrder, Order, add_item, batch_init, create, find, read_order};
+use order::effect::{Cost, NewOrder, Order, add_item, batch_init, create, find, read_order};
 use testing::database::{operation, other_request};
 
 use crate::support::{Orders, failed};
 
 fn add(key: &str, order: &str, item: &str, quantity: u64, cost: u64) -> Call {
+    add_at(key, order, item, quantity, Amount::try_from(cost).map_or(Cost::TooMuch, Cost::Of))
+}
+
+fn add_at(key: &str, order: &str, item: &str, quantity: u64, cost: Cost) -> Call {
     let (order, item) = (order.parse().unwrap(), item.parse().unwrap());
-    let (quantity, cost) = (Quantity::try_from(quantity).unwrap(), Amount::try_from(cost).unwrap());
-    add_item(&operation(key), &order, &item, quantity, cost)
+    add_item(&operation(key), &order, &item, Quantity::try_from(quantity).unwrap(), cost)
 }
 
 async fn found(orders: &Orders, order: &str) -> Option<Order> {
@@ -51,7 +54,7 @@ async fn entries_are_kept_as_they_were_added_and_added_once_per_operation() {
         &"5".parse().unwrap(),
         &"a".parse().unwrap(),
         Quantity::ZERO,
-        Amount::ZERO,
+        Cost::Of(Amount::ZERO),
     );
     assert_eq!(orders.db.texts(mismatch).await, ["key_mismatch"]);
     assert_eq!(orders.db.texts(add("3", "6", "a", 1, 1)).await, ["no_order"]);
@@ -62,9 +65,28 @@ async fn entries_are_kept_as_they_were_added_and_added_once_per_operation() {
 }
 
 #[tokio::test]
+async fn an_item_that_is_not_there_binds_the_key_like_any_other() {
+    let mut orders = Orders::with_order().await;
+    let no_item = || add_at("key", "5", "z", 1, Cost::NoItem);
+    assert_eq!(orders.db.texts(no_item()).await, ["no_item"]);
+    assert_eq!(orders.db.texts(add("key", "5", "z", 1, 1)).await, ["no_item"], "also when it is there by now");
+    let other = add_item(
+        &other_request(&operation("key")),
+        &"5".parse().unwrap(),
+        &"a".parse().unwrap(),
+        1.try_into().unwrap(),
+        Cost::Of(Amount::ZERO),
+    );
+    assert_eq!(orders.db.texts(other).await, ["key_mismatch"]);
+    assert_eq!(orders.db.texts(add_at("other", "6", "z", 1, Cost::NoItem)).await, ["no_order"]);
+    assert_eq!(orders.order("5", "items"), "b:1,a:2,b:3");
+}
+
+#[tokio::test]
 async fn sums_stop_at_the_largest_exact_number() {
     let mut orders = Orders::with_order().await;
     let overflow = ["overflow"];
+    assert_eq!(orders.db.texts(add_at("too dear", "5", "a", 1, Cost::TooMuch)).await, overflow);
     assert_eq!(orders.db.texts(add("cost", "5", "a", 1, MAX)).await, overflow);
     assert_eq!(orders.db.texts(add("cost+1", "5", "a", 1, MAX - 19)).await, overflow);
     assert_eq!(orders.db.texts(add("pieces", "5", "b", MAX, 0)).await, overflow);

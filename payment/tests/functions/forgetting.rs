@@ -38,6 +38,20 @@ async fn the_watermark_only_rises() {
 }
 
 #[tokio::test]
+async fn a_watermark_from_the_future_is_not_believed() {
+    let mut payment = Payment::start().await;
+    let now = payment.db.console.number(&["TIME"]).cast_unsigned() * 1_000;
+    let before = payment.db.console.dump();
+    for far in [now + 60_000, now * 2, u64::MAX] {
+        let told = trim_to(&payment, far).await;
+        assert_eq!(told[0], "in_future", "{far}: {told:?}");
+        assert!(told[1].parse::<u64>().unwrap() >= now, "{told:?}");
+    }
+    assert_eq!(payment.db.console.dump(), before, "nothing is changed");
+    assert_eq!(trim_to(&payment, now).await, ["ok", "0", "0"], "that of a moment ago is");
+}
+
+#[tokio::test]
 async fn an_old_watermark_that_comes_late_goes_on_with_the_trimming() {
     let mut payment = Payment::with_users(&[("7", 100)]).await;
     payment.debit(&saga("5.k.0", "7", 10)).await;
