@@ -219,7 +219,12 @@ fn key<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let wrong = |why: &str| Problem::new(Code::Malformed, format!("{name}: {why}"));
+    let wrong = |why: &str| {
+        Problem::new(
+            Code::Malformed,
+            format!("{}: {why}", if name == IDEMPOTENCY_KEY { "Idempotency-Key" } else { name }),
+        )
+    };
     if values.next().is_some() {
         return Err(wrong("given more than once"));
     }
