@@ -146,7 +146,15 @@ mod tests {
     async fn a_redis_that_was_started_in_the_instant_before_its_parent_was_killed_is_known() {
         let folder = folder("unrecorded");
         let address = crate::up::ports::Ports::new().free().unwrap();
-        let config = servers::configure_redis(&folder, "redis-order", address, "no", std::iter::empty()).unwrap();
+        let config = servers::configure_redis(
+            &folder,
+            "redis-order",
+            address,
+            "no",
+            servers::Replication::None,
+            std::iter::empty(),
+        )
+        .unwrap();
         let program = servers::find_redis().unwrap().program;
         let mut redis = Command::new(program)
             .arg(config)
