@@ -41,6 +41,8 @@ pub const GATEWAY_BACKLOG: u32 = 8192;
 /// Request bodies are held in memory so that they can be sent to a second instance when the first cannot be reached. No route of the
 /// API reads a body, so this only bounds what strangers send.
 pub const GATEWAY_BODY_BYTES: usize = 64 << 10;
+/// A body of that size must be there within this time.
+pub const GATEWAY_BODY: Duration = Duration::from_secs(10);
 /// How often the gateway asks each instance whether it is ready. A service that drains must stay reachable for longer than this.
 pub const GATEWAY_PROBE: Duration = Duration::from_millis(250);
 /// An instance that does not say within this time that it is ready is passed over.

@@ -125,6 +125,10 @@ struct Gateway {
 
 impl Gateway {
     async fn start(order: &[String]) -> Self {
+        Self::start_with(order, &[]).await
+    }
+
+    async fn start_with(order: &[String], flags: &[&str]) -> Self {
         let address = nobody().await.trim_start_matches("http://").parse().unwrap();
         let rest = nobody().await;
         let process = Command::new(env!("CARGO_BIN_EXE_checkout"))
@@ -132,6 +136,7 @@ impl Gateway {
             .arg(format!("--listen={address}"))
             .arg(format!("--order={}", order.join(",")))
             .args([format!("--payment={rest}"), format!("--stock={rest}")])
+            .args(flags)
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -351,4 +356,59 @@ async fn a_drain_finishes_what_runs_and_parts_politely_from_who_is_idle() {
     assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
     assert!(answer(&mut running).await.starts_with("HTTP/1.1 200"));
     assert!(gateway.process.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn who_sends_a_byte_now_and_then_is_parted_from_and_delays_nobody() {
+    let upstream = Upstream::start(Manner::Answer).await;
+    let gateway = Gateway::start_with(&[upstream.url()], &["--head-limit-ms=300"]).await;
+    let mut slow = Vec::new();
+    for _ in 0..500 {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        slow.push(tokio::spawn(async move {
+            let head = b"POST /orders/checkout/1 HTTP/1.1\r\nhost: test\r\nx-slow: ";
+            let mut sent = 0_usize;
+            // Until the other side has had enough: the write fails, or the read tells of the end.
+            while stream.write_all(&[*head.get(sent).unwrap_or(&b'a')]).await.is_ok() {
+                sent += 1;
+                match tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await {
+                    Err(_still_open) => {}
+                    Ok(_) => break,
+                }
+            }
+        }));
+    }
+    while slow.iter().any(|task| !task.is_finished()) {
+        assert!(gateway.get("/orders/checkout/2").await.starts_with("HTTP/1.1 200"));
+        tokio::task::yield_now().await;
+    }
+    assert!(upstream.header("x-slow").is_empty(), "none of them got through");
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_not_passed_on() {
+    let upstream = Upstream::start(Manner::Answer).await;
+    let gateway = Gateway::start(&[upstream.url()]).await;
+    let headers = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let long = "x".repeat(60_000);
+    for (path, headers, status) in [
+        ("/orders/find/".to_owned() + &long.repeat(4), String::new(), "HTTP/1.1 4"),
+        ("/orders/find/1".to_owned(), headers(300), "HTTP/1.1 431"),
+        ("/orders/find/1".to_owned(), format!("x-long: {}\r\n", long.repeat(4)), "HTTP/1.1 431"),
+        ("/orders/find/1".to_owned(), "content-length: 1000000\r\n".to_owned(), "HTTP/1.1 413"),
+        ("/orders/find/1".to_owned(), "content-length: many\r\n".to_owned(), "HTTP/1.1 400"),
+    ] {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let request = format!("POST {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n");
+        // The other side may answer and part before it has read all of it.
+        let (mut read, mut write) = stream.split();
+        let (_, answer) = tokio::join!(write.write_all(request.as_bytes()), async {
+            let mut answer = vec![0; 12];
+            let _ = read.read_exact(&mut answer).await;
+            String::from_utf8_lossy(&answer).into_owned()
+        });
+        assert!(answer.starts_with(status), "{answer:?}, not {status}, for {} bytes", request.len());
+    }
+    assert_eq!(upstream.requests(), 0);
+    assert!(gateway.get("/orders/checkout/2").await.starts_with("HTTP/1.1 200"), "the gateway is well");
 }

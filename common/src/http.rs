@@ -1,7 +1,6 @@
-//! What the HTTP side of every service shares: binding, serving with a drain, parameters, idempotency keys, health.
+//! What the HTTP side of every service shares: parameters, idempotency keys, health. How it is served stands in [`server`].
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,10 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio_util::sync::CancellationToken;
 
 use crate::limits::MAX_IDEMPOTENCY_KEY_BYTES;
 use crate::problem::{Code, Problem};
@@ -21,41 +17,16 @@ use crate::redis::{Call, CallError, Database, Operation, Reply, UnexpectedReply}
 use crate::service::ServiceSettings;
 use crate::trace::TraceParent;
 
+mod server;
+
+pub use server::{bind, serve, serve_on};
+
 /// The client's key for a request that may be repeated: the same key is the same request, answered from the record.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The gateway's id of a request, under which it asks a second instance when the first one dies with the request in hand. Whoever sends it
 /// to a service directly can repeat requests of its own with it, no more.
 pub const REQUEST_ID: &str = "checkout-request-id";
-
-/// Connections that may wait to be accepted: a few thousand clients may connect at once. The kernel cuts it to
-/// `net.core.somaxconn`.
-const LISTEN_BACKLOG: u32 = 16_384;
-
-/// Binds an address for [`serve`].
-///
-/// # Errors
-/// The operating system refuses the address.
-pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restarted process takes its port back while connections of its predecessor are still in TIME_WAIT.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)
-}
-
-/// Serves until `stop`, then finishes the requests in hand and returns.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
-    });
-    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the HTTP server ended");
-    }
-}
 
 /// Adds what every service answers beside its own routes: health, metrics, and problems for unknown paths.
 ///

@@ -4,6 +4,13 @@
 /// Longest id. UUIDs have 36 characters; an id is part of Redis keys and of event headers, so it stays short.
 pub const MAX_ID_BYTES: usize = 64;
 
+/// Connections that one HTTP server has at once, each with one request in hand at most. Far above the few thousand clients that may come
+/// at once; a connection costs some 20 kB.
+pub const MAX_CONNECTIONS: usize = 20_000;
+
+/// Largest head of a request: its line and its headers. Ours have some 300 bytes; a client's cookies and traces may come along.
+pub const MAX_HEAD_BYTES: usize = 64 << 10;
+
 /// Longest `Idempotency-Key`, as the IETF draft's examples and common providers allow.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 

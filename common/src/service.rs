@@ -28,6 +28,8 @@ pub struct ServiceSettings {
     pub redis_wait_replicas: usize,
     /// How long a request may wait for its outcome.
     pub request_limit: Duration,
+    /// How long a client may take for the head of a request.
+    pub head_limit: Duration,
     /// How long a stopping instance says that it is not ready, and serves on.
     pub farewell: Duration,
     /// How long a stop may take after that.
@@ -81,6 +83,7 @@ impl ServiceSettings {
             redis_lanes,
             redis_wait_replicas,
             request_limit: read_ms("REQUEST_LIMIT_MS", "10000")?,
+            head_limit: read_ms("HEAD_LIMIT_MS", "60000")?,
             farewell: read_ms("FAREWELL_MS", "1000")?,
             drain_limit: read_ms("DRAIN_LIMIT_MS", "15000")?,
             idempotency_ttl_s: read("IDEMPOTENCY_TTL_S", "86400")?,

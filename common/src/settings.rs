@@ -90,6 +90,11 @@ pub const COMMON: &[Setting] = &[
         help: "how long a request may wait for its outcome; after it, 202 or 503",
     },
     Setting {
+        name: "HEAD_LIMIT_MS",
+        default: "60000",
+        help: "how long a client may take for the head of a request, or be idle before it",
+    },
+    Setting {
         name: "FAREWELL_MS",
         default: "1000",
         help: "how long a stopping instance says that it is not ready and serves on, before it drains",

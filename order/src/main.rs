@@ -55,7 +55,7 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     let needs = nats::needs(database, broker.clone(), ready, tasks.clone());
     let app = http::router(http::App::new(base, checkouts, prices, all.undo_retention_s), needs);
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
-    tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
+    tasks.spawn(Stage::Intake, common::http::serve(listener, app, settings.head_limit, tasks.stop(Stage::Intake)));
 
     let clean = run_until_signal(signals, &tasks, settings.farewell, settings.drain_limit).await;
     broker.close(settings.drain_limit).await;

@@ -45,7 +45,7 @@ async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::er
         nats::needs(database, broker.clone(), ready, tasks.clone()),
     );
     tracing::info!(listen = %settings.listen, instance = settings.instance, "serving");
-    tasks.spawn(Stage::Intake, common::http::serve(listener, app, tasks.stop(Stage::Intake)));
+    tasks.spawn(Stage::Intake, common::http::serve(listener, app, settings.head_limit, tasks.stop(Stage::Intake)));
 
     let clean = run_until_signal(signals, &tasks, settings.farewell, settings.drain_limit).await;
     broker.close(settings.drain_limit).await;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::gateway::{Upstream, problem, repeat};
 use crate::limits::{
-    GATEWAY_ANSWER, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, GATEWAY_REPEAT_PATIENCE,
+    GATEWAY_ANSWER, GATEWAY_BODY, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, GATEWAY_REPEAT_PATIENCE,
     GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
 };
 use crate::service::Service;
@@ -234,9 +234,14 @@ async fn read_body(body: Body) -> Result<Bytes, Response> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    match Limited::new(body, GATEWAY_BODY_BYTES).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(problem::too_large()),
-        Err(_) => Err(problem::unreadable()),
+    // No route takes a body, so one that is too large by its own account need not be read to see it.
+    if body.size_hint().lower() > GATEWAY_BODY_BYTES as u64 {
+        return Err(problem::too_large());
+    }
+    match tokio::time::timeout(GATEWAY_BODY, Limited::new(body, GATEWAY_BODY_BYTES).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(problem::too_large()),
+        Ok(Err(_)) => Err(problem::unreadable()),
+        Err(_) => Err(problem::too_slow()),
     }
 }

@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
+use common::http::serve_on;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +28,11 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `asked` ends, then parts in three steps: the door closes (new clients are refused, so they know that nothing was
 /// sent); for a moment open connections are still answered, each answer being the last on its connection; then what is idle is
 /// closed and what runs may finish, until the deadline. Whether all finished.
-pub async fn serve(listener: TcpListener, app: Router, asked: impl Future<Output = ()>) -> bool {
+pub async fn serve(listener: TcpListener, app: Router, head_limit: Duration, asked: impl Future<Output = ()>) -> bool {
     let door = CancellationToken::new();
     let part = CancellationToken::new();
     let listener = Door { listener: Some(listener), last: None, closing: door.clone() };
-    let server = axum::serve(listener, app).with_graceful_shutdown(part.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let server = tokio::spawn(serve_on(listener, app, head_limit, part.clone()));
     asked.await;
     door.cancel();
     tokio::time::sleep(GATEWAY_FAREWELL).await;
@@ -83,10 +84,7 @@ impl Listener for Door {
             None => self.next_in_queue(),
         };
         match next {
-            Some((stream, address)) => {
-                let _ = stream.set_nodelay(true);
-                (stream, address)
-            }
+            Some(next) => next,
             None => std::future::pending().await,
         }
     }

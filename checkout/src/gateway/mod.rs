@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -53,6 +54,11 @@ pub struct Args {
     /// Base URLs of the stock instances
     #[arg(long, required = true, num_args = 1.., value_name = "URL", value_delimiter = ',')]
     pub stock: Vec<String>,
+
+    /// Milliseconds that a client may take for the head of a request, or be idle before it
+    #[arg(long, env = "HEAD_LIMIT_MS", default_value_t = 20_000, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    pub head_limit_ms: u64,
 
     /// What to log: error, warn, info, debug, …; the proxy library would mention each refused connection, the gateway says once that an
     /// instance is passed over
@@ -104,7 +110,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         gateway.draining.store(true, Ordering::Relaxed);
         tracing::info!("draining");
     };
-    if drain::serve(listener, app, asked).await {
+    if drain::serve(listener, app, Duration::from_millis(args.head_limit_ms), asked).await {
         Ok(())
     } else {
         Err(Failure::failed("some requests were still running at the end of the drain"))

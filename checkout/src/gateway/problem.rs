@@ -28,6 +28,16 @@ pub fn too_large() -> Response {
     )
 }
 
+/// The client's body does not come.
+pub fn too_slow() -> Response {
+    answer(
+        StatusCode::REQUEST_TIMEOUT,
+        "body-too-slow",
+        "Request body too slow",
+        "the request body did not come in time",
+    )
+}
+
 /// The client's own body could not be read to its end.
 pub fn unreadable() -> Response {
     answer(StatusCode::BAD_REQUEST, "unreadable-body", "Request body could not be read", "the request body ended early")
