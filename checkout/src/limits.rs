@@ -10,6 +10,8 @@ pub const RESTART_CAP: Duration = Duration::from_secs(5);
 pub const RESTART_HEALTHY: Duration = Duration::from_secs(10);
 /// A process that lived shorter than this died of something its log tells.
 pub const DIED_AT_ONCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a database that has lost its disk may come back as a replica, and whether one has caught up.
+pub const REVIVAL_POLL: Duration = Duration::from_millis(200);
 /// Lines of a log that are quoted when a process fails.
 pub const LOG_LINES_QUOTED: usize = 8;
 /// How many other ports are tried when a free one was taken between our look and the child's bind.

@@ -40,7 +40,7 @@ struct Row {
     ready: bool,
     /// Of a node of a database: whether it is the primary.
     #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
+    role: Option<ready::Role>,
     /// What it says when it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -97,6 +97,7 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
 fn probe(platform: &Platform, process: &Address) -> Option<Probe> {
     let address = http_client::address_of(&process.url)?;
     match Group::of_process(&process.name)? {
+        Group::Redis if platform.ha => Some(Probe::Node(address)),
         Group::Redis => Some(Probe::Redis(address)),
         Group::Nats => {
             let pages = process.monitor.as_deref().unwrap_or(&platform.nats_monitor);

@@ -52,10 +52,7 @@ impl Redis {
 
     /// A server with directives of `redis.conf` that replace or extend those of [`Redis::start`].
     pub fn start_with(directives: &[(&str, &str)]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("redis-test-{}-{number}-{:x}", std::process::id(), random()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = new_dir();
         let mut own: Vec<(String, String)> =
             directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         for _ in 0..20 {
@@ -165,8 +162,17 @@ fn spawn(dir: &Path, port: u16, own: &[(String, String)], more: &[(&str, &str)])
     command.spawn().expect("redis-server starts")
 }
 
+/// An empty folder for a server.
+pub(crate) fn new_dir() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("redis-test-{}-{number}-{:x}", std::process::id(), random()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
 /// `$REDIS_SERVER`, or the first redis-server or valkey-server in the PATH or in `.tools/bin` of a folder above.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("REDIS_SERVER").filter(|path| !path.is_empty()) {
         return path.into();
     }
@@ -184,7 +190,7 @@ fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let width = u64::from(PORTS.end - PORTS.start);
     loop {
         let port = PORTS.start + u16::try_from(random() % width).unwrap();
@@ -212,6 +218,11 @@ fn is_answered_by(url: &str, pid: u32) -> bool {
 pub struct Console(Connection);
 
 impl Console {
+    /// A connection; nothing where nobody answers.
+    pub(crate) fn open(url: &str) -> Option<Self> {
+        connect(url).ok().map(Self)
+    }
+
     /// Runs a command and returns its reply as one sequence, with `None` for nil.
     pub fn ask(&mut self, words: &[&str]) -> Vec<Option<String>> {
         let value = self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));

@@ -10,7 +10,8 @@ use futures::future::try_join_all;
 
 use crate::failure::Failure;
 use crate::service::Service;
-use crate::up::plan::{self, Process, Servers};
+use crate::up::plan::{self, Probe, Process, Servers};
+use crate::up::revive::Revival;
 use crate::up::servers::{self, Replication};
 use crate::up::{Start, roles};
 
@@ -90,7 +91,10 @@ impl Start<'_> {
                 let policy = &self.shape.appendfsync;
                 let config =
                     servers::configure_redis(self.folder, &name, address, policy, replication, of_group.chain(own))?;
-                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address))
+                let mut process = plan::redis(&name, self.programs.redis.program.clone(), &config, address);
+                process.probe = Probe::Node(address);
+                process.revival = Some(Revival::node(service, &config)?);
+                Ok(process)
             })
             .await
     }

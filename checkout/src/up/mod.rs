@@ -8,6 +8,7 @@ pub mod leftover;
 pub mod plan;
 mod ports;
 pub mod ready;
+mod revive;
 mod roles;
 pub mod servers;
 mod supervisor;

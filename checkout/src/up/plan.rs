@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::folder::Address;
 use crate::service::Service;
 use crate::up::args::Shape;
+use crate::up::revive::Revival;
 
 /// Every child carries this with the data folder as value, so that one that was started in the instant before its parent was killed,
 /// and has no pid file, is still recognised. It is there from the child's first instant, and none of them writes over it.
@@ -61,6 +62,8 @@ pub enum Probe {
     Http(SocketAddr, &'static str),
     /// `PING` answers `PONG` (and not that it still loads its data).
     Redis(SocketAddr),
+    /// The same of one of several nodes, which is the primary or follows it.
+    Node(SocketAddr),
     /// It sees enough other sentinels to choose a new primary for each of these groups.
     Sentinel(SocketAddr, Vec<String>),
 }
@@ -82,6 +85,8 @@ pub struct Process {
     pub address: SocketAddr,
     /// How its readiness is seen.
     pub probe: Probe,
+    /// What has to be seen to when it is started again after its death.
+    pub revival: Option<Revival>,
 }
 
 impl Process {
@@ -124,6 +129,7 @@ pub fn nats(
         env: Vec::new(),
         address: client,
         probe: Probe::Http(monitor, "/healthz"),
+        revival: None,
     }
 }
 
@@ -138,6 +144,7 @@ pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: So
         env: Vec::new(),
         address,
         probe: Probe::Redis(address),
+        revival: None,
     }
 }
 
@@ -158,6 +165,7 @@ pub fn sentinel(
         env: Vec::new(),
         address,
         probe: Probe::Sentinel(address, groups),
+        revival: Some(Revival::Sentinel),
     }
 }
 
@@ -199,6 +207,7 @@ pub fn instance(
         env,
         address,
         probe: Probe::Http(address, "/health/ready"),
+        revival: None,
         name,
     }
 }
@@ -230,6 +239,7 @@ pub fn gateway(
         env: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         address: reached,
         probe: Probe::Http(reached, "/health/ready"),
+        revival: None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Whether a process does its work.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::Method;
+use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -42,6 +44,10 @@ pub async fn ask(probe: &Probe) -> Result<(), String> {
             Err(format!("answers {status} {}", text.trim().replace('\n', " ")))
         }
         Probe::Redis(address) => ping(*address).await,
+        Probe::Node(address) => match role(*address).await? {
+            Role::Primary | Role::Replica => ping(*address).await,
+            Role::Behind => Err(format!("{address} does not follow a primary yet")),
+        },
         Probe::Sentinel(address, groups) => {
             for group in groups {
                 let answer = say_to_redis(*address, &format!("SENTINEL CKQUORUM {group}")).await?;
@@ -54,19 +60,50 @@ pub async fn ask(probe: &Probe) -> Result<(), String> {
     }
 }
 
-/// What a node of a database is now: `primary`, or a `replica` that does or does not follow one.
+/// What a node of a database is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows a primary, and has caught up with it.
+    Replica,
+    /// It would follow a primary, but is not linked to it or still gets its first copy.
+    Behind,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Behind => "replica, behind",
+        })
+    }
+}
+
+/// Asks a node what it is.
 ///
 /// # Errors
 /// What it says instead.
-pub async fn role(address: SocketAddr) -> Result<&'static str, String> {
+pub async fn role(address: SocketAddr) -> Result<Role, String> {
     let answer = say_to_redis(address, "INFO replication").await?;
     let has = |line: &str| answer.lines().any(|it| it.trim() == line);
     match () {
-        () if has("role:master") => Ok("primary"),
-        () if has("role:slave") && has("master_link_status:up") => Ok("replica"),
-        () if has("role:slave") => Ok("replica, not linked"),
+        () if has("role:master") => Ok(Role::Primary),
+        () if has("role:slave") && has("master_link_status:up") => Ok(Role::Replica),
+        () if has("role:slave") => Ok(Role::Behind),
         () => Err(format!("answers {}", answer.trim())),
     }
+}
+
+/// Gives a node the usual priority when the sentinels look for a new primary.
+///
+/// # Errors
+/// What it says instead.
+pub async fn trust(address: SocketAddr) -> Result<(), String> {
+    let answer = say_to_redis(address, "CONFIG SET replica-priority 100").await?;
+    if answer.starts_with("+OK") { Ok(()) } else { Err(format!("answers {}", answer.trim())) }
 }
 
 /// `PING` as an inline command; while it loads its data a redis answers `-LOADING …`.

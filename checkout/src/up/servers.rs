@@ -186,10 +186,15 @@ impl Replication {
              repl-ping-replica-period 1\nrepl-timeout 10\n"
             .to_owned();
         if let Some(primary) = replica_of {
-            text.push_str(&format!("replicaof {} {}\n", primary.ip(), primary.port()));
+            text.push_str(&follow(primary));
         }
         text
     }
+}
+
+/// The configuration line that makes a node follow this primary.
+pub fn follow(primary: SocketAddr) -> String {
+    format!("replicaof {} {}\n", primary.ip(), primary.port())
 }
 
 /// How long a database may be silent before a sentinel holds it to be dead.
@@ -270,7 +275,11 @@ pub fn configure_redis<'a>(
     write_config(&home, "redis.conf", &text)
 }
 
-fn write_config(home: &Path, file: &str, text: &str) -> Result<PathBuf, Failure> {
+/// Writes a configuration file and returns its path.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_config(home: &Path, file: &str, text: &str) -> Result<PathBuf, Failure> {
     let path = home.join(file);
     std::fs::create_dir_all(home)
         .and_then(|()| std::fs::write(&path, text))

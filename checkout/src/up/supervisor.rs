@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::EXIT_USAGE;
 use crate::folder::Folder;
@@ -19,6 +20,7 @@ use crate::say;
 use crate::up::backoff::Backoff;
 use crate::up::plan::{MARKER, Process};
 use crate::up::ports::tells_of_a_taken_port;
+use crate::up::revive;
 
 /// What a supervisor tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,10 +102,11 @@ impl Supervisor {
         let mut backoff = Backoff::default();
         let mut generation = 1_u64;
         rotate_log(&self.folder, &self.process.name);
+        let mut more = Vec::new();
         loop {
             let born = Instant::now();
             let offset = log_length(&self.folder, &self.process.name);
-            let life = self.live(generation).await;
+            let life = self.live(generation, &more).await;
             self.folder.forget(&self.process.name);
             let ended = match life {
                 Life::Told { clean } => return self.finish(State::Stopped { clean }),
@@ -129,6 +132,11 @@ impl Supervisor {
             self.say_death(&ended, pause, generation, &quoted);
             if self.told_within(pause).await {
                 return self.finish(State::Stopped { clean: true });
+            }
+            let (process, folder) = (self.process.clone(), self.folder.clone());
+            tokio::select! {
+                arguments = revive::prepare(&process, &folder) => more = arguments,
+                _ = self.told_to_end() => return self.finish(State::Stopped { clean: true }),
             }
         }
     }
@@ -163,14 +171,17 @@ impl Supervisor {
         }
     }
 
-    async fn live(&mut self, generation: u64) -> Life {
-        let mut child = match self.spawn(generation) {
+    async fn live(&mut self, generation: u64, more: &[String]) -> Life {
+        let mut child = match self.spawn(generation, more) {
             Ok(child) => child,
             Err(error) => return Life::NotBorn(error),
         };
         if let Some(pid) = child.id() {
             self.folder.record(&self.process.name, pid);
         }
+        // Ends with this life.
+        let _trusting = (generation > 1)
+            .then(|| AbortOnDropHandle::new(tokio::spawn(revive::trust_when_linked(self.process.clone()))));
         let told = tokio::select! {
             ended = child.wait() => match ended {
                 Ok(status) => return Life::Died(status),
@@ -181,10 +192,11 @@ impl Supervisor {
         Life::Told { clean: self.stop(&mut child, told).await }
     }
 
-    fn spawn(&self, generation: u64) -> std::io::Result<Child> {
+    fn spawn(&self, generation: u64, more: &[String]) -> std::io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(self.folder.log_file(&self.process.name))?;
         Command::new(&self.process.program)
             .args(&self.process.args)
+            .args(more)
             .envs(self.process.env.iter().map(|(name, value)| (name, value)))
             .env("GENERATION", generation.to_string())
             .env(MARKER, self.folder.root())

@@ -77,6 +77,16 @@ impl Connector {
         }
     }
 
+    /// How many replicas must have a group before it is answered, where the settings ask for so many at least.
+    pub(super) fn replicas_to_wait_for(&self, open: &Open, at_least: usize) -> usize {
+        match (&self.place, &open.primary) {
+            (Place::Watched(sentinels), Some(primary)) if at_least > 0 => {
+                sentinels.replicas_to_wait_for(primary).max(at_least)
+            }
+            _ => at_least,
+        }
+    }
+
     /// Whether [`Connector::superseded`] would resolve at once.
     pub(super) fn is_superseded(&self, open: &Open) -> bool {
         match (&self.place, &open.primary) {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connector, Open, superseded, trouble};
+use super::replicated::exchange;
 use super::{Call, CallError, Reply};
 use crate::limits::MAX_GROUP_COMMANDS;
 
@@ -21,12 +22,6 @@ const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// A group is waited for at least so long even when a caller's deadline is nearer, so that one caller in a hurry does not
 /// break the connection for the others.
 const SHORTEST_REPLY_LIMIT: Duration = Duration::from_millis(500);
-/// How much earlier than the group's own time is over the server stops to wait for its replicas, so that it still says so.
-const WAIT_MARGIN: Duration = Duration::from_millis(200);
-/// What every group writes last where replicas are required. `WAIT` asks whether the replicas have what *this connection* has written;
-/// on a new connection, a repeat that is answered from its record, or a read, would be told yes although nothing was replicated since.
-/// The mark is later in the log than everything that the group has done or seen, so its being replicated says it of all.
-const MARK: &str = "replication:mark";
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -173,6 +168,7 @@ impl Lane {
             self.connection = Some(open);
             return Ok(is_new);
         }
+        let primary = open.primary.clone();
         let (mut size, mut count, limit) = self.group();
         let mut pipeline = redis::Pipeline::with_capacity(count);
         let mut sent_before = Vec::with_capacity(size);
@@ -193,19 +189,15 @@ impl Lane {
             self.connection = Some(open);
             return Ok(is_new);
         }
-        if self.wait_replicas > 0 {
-            let patience = limit.saturating_sub(WAIT_MARGIN).as_millis();
-            pipeline.cmd("SET").arg(MARK).arg(1);
-            pipeline.cmd("WAIT").arg(self.wait_replicas).arg(u64::try_from(patience).unwrap_or(u64::MAX));
-            count += 2;
-        }
-        let replies = tokio::time::timeout(limit, open.connection.send_packed_commands(&pipeline, 0, count));
+        let replies = exchange(&self.connector, &mut open, pipeline, count, self.wait_replicas);
         let values = tokio::select! {
-            replies = replies => replies.map_err(|_| trouble(ErrorKind::TimedOut, "no reply in time"))??,
-            () = self.connector.superseded(open.primary.as_ref()) => return Err(superseded()),
+            replies = tokio::time::timeout(limit, replies) => {
+                replies.map_err(|_| trouble(ErrorKind::TimedOut, "no reply in time, or too few replicas have it"))??
+            }
+            () = self.connector.superseded(primary.as_ref()) => return Err(superseded()),
         };
         let mut group: Vec<Queued> = self.pending.drain(..size).collect();
-        if let Some(error) = find_passing(&values).or_else(|| find_unsafe(&values, self.wait_replicas)) {
+        if let Some(error) = find_passing(&values).or_else(|| find_surplus(&values, count)) {
             // Repeated as a whole: calls that did succeed answer from their records. Those that were refused before anything
             // was done count as never sent, unless an earlier try went unanswered.
             let mut values = values.iter();
@@ -292,20 +284,11 @@ fn find_passing(values: &[Value]) -> Option<RedisError> {
     })
 }
 
-/// What is wrong with the end of a group whose callers must not be answered before so many replicas have it.
-fn find_unsafe(values: &[Value], wait_replicas: usize) -> Option<RedisError> {
-    match (wait_replicas, values) {
-        (0, _) => None,
-        (_, [.., Value::Okay, Value::Int(replicas)])
-            if usize::try_from(*replicas).is_ok_and(|it| it >= wait_replicas) =>
-        {
-            None
-        }
-        (_, [.., Value::Okay, Value::Int(_)]) => {
-            Some(trouble(ErrorKind::TimedOut, "too few replicas have what was written"))
-        }
-        (_, [.., Value::ServerError(error), _] | [.., Value::ServerError(error)]) => Some(error.clone().into()),
-        _ => Some(trouble(ErrorKind::InvalidData, "the server does not say how many replicas have what was written")),
+/// What was refused behind the group's own replies: nobody knows then whether replicas have the group.
+fn find_surplus(values: &[Value], count: usize) -> Option<RedisError> {
+    match values.get(count)? {
+        Value::ServerError(error) => Some(error.clone().into()),
+        _ => Some(trouble(ErrorKind::InvalidData, "one reply too many")),
     }
 }
 

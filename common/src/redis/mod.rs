@@ -16,6 +16,7 @@ mod call;
 mod connection;
 mod lane;
 mod operation;
+mod replicated;
 mod reply;
 mod sentinel;
 
@@ -59,7 +60,8 @@ impl Library {
 pub struct Options {
     /// Connections that write in turn.
     pub lanes: usize,
-    /// Replicas that must have a write before anybody is told of it. Reads wait for as many: nobody is told what could be taken back.
+    /// Replicas that must have a write before anybody is told of it, at least; behind sentinels all that could be made the primary must.
+    /// Reads wait for as many: nobody is told what could be taken back. 0: none.
     pub wait_replicas: usize,
 }
 

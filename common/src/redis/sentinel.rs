@@ -1,12 +1,19 @@
 //! Finding the primary of a database that Sentinel watches over, and hearing at once when it is another.
 //!
+//! And knowing how many replicas must have a write before it is safe. One is not enough: a failover makes one replica the primary while
+//! the other still follows the old one, which so goes on to confirm writes that are thrown away a moment later (seen with
+//! `SENTINEL FAILOVER` under load: thousands). What *every* replica has that could be made the primary is safe, and from the moment in
+//! which one of them is, the old primary cannot reach that number any more. Which these are is what the sentinels go by:
+//! [`is_promotable`].
+//!
 //! The client library has a module for this, which is not used for three reasons: it asks one sentinel after the other, so one that
 //! stands still delays everybody; it takes the first answer, which may be that of a sentinel that has not heard of the last failover;
 //! and it does not listen. Here all sentinels are asked at once, the answer of the latest configuration epoch counts, and each
 //! sentinel is listened to.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,6 +33,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before a sentinel that does not answer is listened to again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// What is listened to: another primary (the second is said by the leader alone, and earlier when replicas take long to be turned), and
+/// replicas that go and come.
+const NEWS: &[&str] = &["+switch-master", "+promoted-slave", "+sdown", "-sdown", "+slave"];
 
 /// What begins the URL of a database behind sentinels:
 /// `redis+sentinel://[user:password@]host:port[,host:port…]/name[/db][?sentinel_user=…&sentinel_password=…]`.
@@ -48,6 +59,14 @@ impl Primary {
     }
 }
 
+/// What one sentinel says about a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct View {
+    primary: Primary,
+    /// All replicas, and whether each could be made the primary. Nothing in the middle of a failover.
+    replicas: Option<Vec<(String, bool)>>,
+}
+
 /// The sentinels of one database.
 pub(super) struct Sentinels {
     /// The name under which they watch over it.
@@ -57,6 +76,10 @@ pub(super) struct Sentinels {
     node: ConnectionInfo,
     /// The primary of the latest epoch that is known.
     known: watch::Sender<Option<Primary>>,
+    /// What each sentinel said last; nothing while it is not heard.
+    views: Mutex<Vec<Option<View>>>,
+    /// How many replicas there were when a sentinel last spoke of them.
+    replicas: AtomicUsize,
 }
 
 impl Sentinels {
@@ -90,7 +113,15 @@ impl Sentinels {
         let clients = hosts.split(',').map(|host| sentinel(host, &at_sentinel)).collect::<RedisResult<Vec<_>>>()?;
         // Only the login and the number of the database are taken from this; where it is, the sentinels say.
         let node = format!("redis://{login}localhost/{db}").into_connection_info()?;
-        Ok(Some(Arc::new(Self { name: name.to_owned(), clients, node, known: watch::Sender::new(None) })))
+        let views = Mutex::new(vec![None; clients.len()]);
+        Ok(Some(Arc::new(Self {
+            name: name.to_owned(),
+            clients,
+            node,
+            known: watch::Sender::new(None),
+            views,
+            replicas: AtomicUsize::new(0),
+        })))
     }
 
     /// Where the sentinels are, for people.
@@ -114,7 +145,7 @@ impl Sentinels {
             && let Some(answer) = asked.next().await
         {
             match answer {
-                Ok(primary) => {
+                Ok(View { primary, .. }) => {
                     answers += 1;
                     if latest.as_ref().is_none_or(|latest| primary.epoch > latest.epoch) {
                         latest = Some(primary);
@@ -139,7 +170,7 @@ impl Sentinels {
     }
 
     /// Asks one sentinel on a connection of its own.
-    async fn ask_once(&self, client: &Client) -> RedisResult<Primary> {
+    async fn ask_once(&self, client: &Client) -> RedisResult<View> {
         let ask = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config()).await?;
             self.ask(&mut connection).await
@@ -147,15 +178,33 @@ impl Sentinels {
         limited(ask).await
     }
 
-    async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<Primary> {
-        // The first answer is ahead of the second while replicas are still being turned to a new primary; both are answered at once.
-        let mut both = redis::pipe();
-        both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        both.cmd("SENTINEL").arg("MASTER").arg(&self.name);
-        let (address, facts): (Option<(String, u16)>, HashMap<String, String>) = both.query_async(connection).await?;
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<View> {
+        // The first answer is ahead of the others while replicas are still being turned to a new primary; all are given at once.
+        let mut all = redis::pipe();
+        for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS"] {
+            all.cmd("SENTINEL").arg(question).arg(&self.name);
+        }
+        let (address, facts, replicas): (Option<(String, u16)>, Facts, Vec<Facts>) =
+            all.query_async(connection).await?;
         let (host, port) = address.ok_or_else(|| io("a sentinel knows no primary of this name"))?;
         let epoch = facts.get("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-        Ok(Primary { host, port, epoch })
+        let is_settled = fact(&facts, "ip") == host && fact(&facts, "port") == port.to_string();
+        let replica = |facts: &Facts| (format!("{}:{}", fact(facts, "ip"), fact(facts, "port")), is_promotable(facts));
+        let replicas = is_settled.then(|| replicas.iter().map(replica).collect());
+        Ok(View { primary: Primary { host, port, epoch }, replicas })
+    }
+
+    /// How many replicas must have what this primary writes: all that could be made the primary in its place, so far as a majority of the
+    /// sentinels is heard; all that there are, where it is not.
+    pub(super) fn replicas_to_wait_for(&self, primary: &Primary) -> usize {
+        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_primary = views.iter().flatten().filter(|view| view.primary.is_at(primary));
+        let heard: Vec<_> = of_primary.filter_map(|view| view.replicas.as_ref()).collect();
+        if heard.len() > self.clients.len() / 2 {
+            let promotable = heard.into_iter().flatten().filter(|(_, is_promotable)| *is_promotable);
+            return promotable.map(|(address, _)| address).collect::<HashSet<_>>().len();
+        }
+        self.replicas.load(Ordering::Relaxed)
     }
 
     /// Resolves when a later failover has made another node the primary than the one that a connection leads to.
@@ -176,17 +225,19 @@ impl Sentinels {
     /// Listens to every sentinel until `stop`. All at once: the first that knows of a failover is the one that counts, and none has to
     /// be replaced when it dies.
     pub(super) async fn follow(self: Arc<Self>, stop: CancellationToken) {
-        let each = self.clients.iter().map(|client| self.follow_one(client));
+        let each = (0..self.clients.len()).map(|index| self.follow_one(index));
         tokio::select! {
             _ = futures::future::join_all(each) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    async fn follow_one(&self, client: &Client) {
+    async fn follow_one(&self, index: usize) {
         let mut was_heard = true;
+        let client = &self.clients[index];
         loop {
-            let ended = self.listen(client, &mut was_heard).await;
+            let ended = self.listen(index, &mut was_heard).await;
+            self.note(index, None);
             if std::mem::replace(&mut was_heard, false) {
                 let sentinel = client.get_connection_info().addr();
                 tracing::warn!(%sentinel, error = %ended.unwrap_or_else(|| io("the connection was closed")), "a sentinel is not heard");
@@ -196,13 +247,12 @@ impl Sentinels {
     }
 
     /// Listens to one sentinel until its connection ends.
-    async fn listen(&self, client: &Client, was_heard: &mut bool) -> Option<RedisError> {
+    async fn listen(&self, index: usize, was_heard: &mut bool) -> Option<RedisError> {
         let (sender, mut pushes) = mpsc::unbounded_channel();
         let subscribe = async {
             let config = config().set_push_sender(sender);
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            // The second is the leader's alone, and comes before the first when replicas take long to be turned.
-            connection.subscribe(&["+switch-master", "+promoted-slave"]).await?;
+            let mut connection = self.clients[index].get_multiplexed_async_connection_with_config(&config).await?;
+            connection.subscribe(NEWS).await?;
             Ok(connection)
         };
         let mut connection = match limited(subscribe).await {
@@ -211,7 +261,10 @@ impl Sentinels {
         };
         loop {
             match limited(self.ask(&mut connection)).await {
-                Ok(primary) => self.learn(primary),
+                Ok(view) => {
+                    self.learn(view.primary.clone());
+                    self.note(index, Some(view));
+                }
                 Err(error) => return Some(error),
             }
             *was_heard = true;
@@ -230,6 +283,16 @@ impl Sentinels {
         }
     }
 
+    fn note(&self, index: usize, view: Option<View>) {
+        if let Some(replicas) = view.as_ref().and_then(|view| view.replicas.as_ref()) {
+            self.replicas.store(replicas.len(), Ordering::Relaxed);
+        }
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = views.get_mut(index) {
+            *known = view;
+        }
+    }
+
     /// Takes note of a primary, unless a later one is known.
     fn learn(&self, primary: Primary) {
         self.known.send_if_modified(|known| {
@@ -244,6 +307,22 @@ impl Sentinels {
             is_later
         });
     }
+}
+
+/// What a sentinel says of one server, by name.
+type Facts = HashMap<String, String>;
+
+fn fact<'a>(facts: &'a Facts, name: &str) -> &'a str {
+    facts.get(name).map(String::as_str).unwrap_or_default()
+}
+
+/// Whether a sentinel could make this replica the primary: the conditions of Sentinel's own choice (`sentinelSelectSlave`), and that the
+/// replica is linked to its primary. One that is not has less than the others, of which the one that has most is chosen.
+fn is_promotable(facts: &Facts) -> bool {
+    let is_away = fact(facts, "flags").split(',').any(|flag| ["s_down", "o_down", "disconnected"].contains(&flag));
+    let is_known = fact(facts, "info-refresh") != "0";
+    let may_be_chosen = fact(facts, "slave-priority") != "0";
+    !is_away && is_known && may_be_chosen && fact(facts, "master-link-status") == "ok"
 }
 
 fn sentinel(host: &str, login: &str) -> RedisResult<Client> {
@@ -298,6 +377,53 @@ mod tests {
         assert!(Sentinels::of("redis://127.0.0.1:6379").unwrap().is_none());
         for wrong in ["one:1", "one:1/", "one:1/name?x=y", "one:1/name?x", "/name", "one:1/name/db"] {
             assert!(Sentinels::of(&format!("{SCHEME}{wrong}")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_replica_that_could_be_made_the_primary_is_waited_for() {
+        let sentinels = read("redis+sentinel://one,two,three/name").unwrap();
+        let primary = |port| Primary { host: "h".into(), port, epoch: 1 };
+        let view = |port, replicas: &[(&str, bool)]| {
+            let replicas = replicas.iter().map(|(address, it)| ((*address).to_owned(), *it)).collect();
+            Some(View { primary: primary(port), replicas: Some(replicas) })
+        };
+        let needed = || sentinels.replicas_to_wait_for(&primary(1));
+        assert_eq!(needed(), 0, "nothing is known, and what the settings say holds");
+        sentinels.note(0, view(1, &[("a", true), ("b", false)]));
+        assert_eq!(needed(), 2, "one sentinel alone cannot excuse a replica");
+        sentinels.note(1, view(1, &[("a", true), ("b", false)]));
+        assert_eq!(needed(), 1);
+        sentinels.note(2, view(1, &[("a", false), ("b", true)]));
+        assert_eq!(needed(), 2, "each sentinel could choose another");
+        sentinels.note(2, view(2, &[("a", false), ("h:1", true)]));
+        assert_eq!(needed(), 1);
+        sentinels.note(1, view(2, &[("a", false), ("h:1", true)]));
+        assert_eq!(needed(), 2, "most have left this primary");
+        sentinels.note(1, Some(View { primary: primary(1), replicas: None }));
+        assert_eq!(needed(), 2, "a failover is under way");
+        (0..3).for_each(|index| sentinels.note(index, None));
+        assert_eq!(needed(), 2, "no sentinel is heard, so nobody knows what they do");
+    }
+
+    #[test]
+    fn a_replica_is_promotable_as_sentinel_sees_it() {
+        let good =
+            [("flags", "slave"), ("info-refresh", "312"), ("slave-priority", "100"), ("master-link-status", "ok")];
+        let with = |name: &str, value: &str| {
+            let mut facts: Facts = good.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            facts.insert(name.to_owned(), value.to_owned());
+            is_promotable(&facts)
+        };
+        assert!(with("flags", "slave"));
+        for (name, value) in [
+            ("flags", "s_down,slave"),
+            ("flags", "slave,disconnected"),
+            ("info-refresh", "0"),
+            ("slave-priority", "0"),
+            ("master-link-status", "err"),
+        ] {
+            assert!(!with(name, value), "{name}: {value}");
         }
     }
 

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod failover;
 mod faults;
 mod groups;
+mod replicas;
 mod support;
 mod wire;

@@ -51,8 +51,13 @@ pub fn counter(console: &mut Console) -> i64 {
 
 /// A writer that is connected to `url`.
 pub async fn open(url: &str, lanes: usize) -> (Database, Tasks) {
+    open_with(url, Options::lanes(lanes)).await
+}
+
+/// A writer that is connected to `url`, and may wait for replicas.
+pub async fn open_with(url: &str, options: Options) -> (Database, Tasks) {
     let tasks = Tasks::new();
-    let database = Database::open(url, LIBRARY, Options::lanes(lanes), &tasks).unwrap();
+    let database = Database::open(url, LIBRARY, options, &tasks).unwrap();
     assert!(database.wait_until_connected(PATIENCE).await, "the writer connects");
     (database, tasks)
 }

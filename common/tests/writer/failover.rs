@@ -1,0 +1,120 @@
+//! Sentinels make another node the primary: the writer is there at once, and never again at the old one.
+
+use common::redis::{Database, Options, locate_primary};
+use futures::future::join_all;
+use testing::sentinels::Group;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{add_one, counter, eventually, far, is_ok, open, open_with};
+
+const SAFE: Options = Options { lanes: 2, wait_replicas: 1 };
+
+/// Callers that go on until told to stop, and how many calls they made. All were answered.
+struct Load {
+    callers: Vec<JoinHandle<i64>>,
+    stop: CancellationToken,
+}
+
+impl Load {
+    fn start(database: &Database) -> Self {
+        let stop = CancellationToken::new();
+        let one = || {
+            let (database, stop) = (database.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut made = 0;
+                while !stop.is_cancelled() {
+                    let reply = database.call(add_one(), far()).await;
+                    assert!(is_ok(&reply), "{reply:?}");
+                    made += 1;
+                }
+                made
+            })
+        };
+        Self { callers: (0..16).map(|_| one()).collect(), stop }
+    }
+
+    async fn stop(self) -> i64 {
+        self.stop.cancel();
+        join_all(self.callers).await.into_iter().map(Result::unwrap).sum()
+    }
+}
+
+/// Waits until a sentinel names another primary than the first node, and returns which.
+async fn failed_over(group: &Group, sentinel: usize) -> usize {
+    eventually("another node is the primary", || group.primary_according_to(sentinel) != 0).await;
+    group.primary_according_to(sentinel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_dies_is_replaced_and_not_written_to_when_it_comes_back() {
+    let mut group = Group::start(2);
+    // One that stands still holds nobody up.
+    group.sentinels[0].pause();
+    let (database, _tasks) = open_with(&group.url(), SAFE).await;
+    let load = Load::start(&database);
+    let mut console = group.nodes[0].console();
+    eventually("calls are carried out", || counter(&mut console) > 500).await;
+    group.nodes[0].kill();
+    let now = failed_over(&group, 1).await;
+    let mut console = group.nodes[now].console();
+    let before = counter(&mut console);
+    eventually("calls are carried out there", || counter(&mut console) > before + 500).await;
+
+    // It comes back as what it was: it takes writes until the sentinels turn it.
+    group.nodes[0].restart();
+    let mut old = group.nodes[0].console();
+    assert_eq!(old.text(&["ROLE"]).as_deref(), Some("master"));
+    let (late, _tasks) = open(&group.url(), 1).await;
+    let late = Load::start(&late);
+    let (stays, before) = (counter(&mut old), counter(&mut console));
+    eventually("calls are carried out there", || counter(&mut console) > before + 500).await;
+    assert!(counter(&mut old) == stays || old.text(&["ROLE"]).as_deref() != Some("master"), "written to the old one");
+    let made = load.stop().await + late.stop().await;
+    assert_eq!(counter(&mut console), made, "every call was answered, and applied once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_stands_still_is_left_at_once_and_what_it_does_later_counts_for_nothing() {
+    let group = Group::start(2);
+    let (database, _tasks) = open_with(&group.url(), SAFE).await;
+    let load = Load::start(&database);
+    let mut console = group.nodes[0].console();
+    eventually("calls are carried out", || counter(&mut console) > 500).await;
+    group.nodes[0].pause();
+    let now = failed_over(&group, 1).await;
+    let mut other = group.nodes[now].console();
+    let before = counter(&mut other);
+    eventually("calls are carried out there", || counter(&mut other) > before + 500).await;
+    let found = locate_primary(&group.url()).await.unwrap();
+    assert_eq!(found, format!("{}/0", group.nodes[now].url()));
+    // What still lay in its sockets it carries out now; it is forgotten when the sentinels turn it. (That takes them eight seconds.)
+    group.nodes[0].resume();
+    let before = counter(&mut other);
+    eventually("calls are carried out there", || counter(&mut other) > before + 500).await;
+    let made = load.stop().await;
+    assert_eq!(counter(&mut other), made, "every call was answered, and applied once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_by_command_loses_nothing_that_was_told_and_a_sentinel_may_die_then() {
+    let mut group = Group::start(2);
+    let url = group.url();
+    let (database, _tasks) = open_with(&url, SAFE).await;
+    let load = Load::start(&database);
+    let mut console = group.nodes[0].console();
+    eventually("calls are carried out", || counter(&mut console) > 500).await;
+    group.sentinels[0].console().ask(&["SENTINEL", "FAILOVER", "group"]);
+    let now = failed_over(&group, 0).await;
+    let mut other = group.nodes[now].console();
+    let before = counter(&mut other);
+    eventually("calls are carried out there", || counter(&mut other) > before + 500).await;
+    // Two are left, which are a majority still.
+    group.sentinels.truncate(2);
+    let (late, _tasks) = open_with(&url, SAFE).await;
+    let late = Load::start(&late);
+    let before = counter(&mut other);
+    eventually("calls are carried out still", || counter(&mut other) > before + 500).await;
+    let made = load.stop().await + late.stop().await;
+    assert_eq!(counter(&mut other), made, "every call was answered, and applied once");
+}
