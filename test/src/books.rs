@@ -109,7 +109,7 @@ impl Books {
 
     /// How many sagas are open; nothing while the database does not answer.
     pub async fn count_open(platform: &Platform) -> Option<usize> {
-        let client = redis::Client::open(platform.redis_url("order")).ok()?;
+        let client = redis::Client::open(platform.primary_url("order").await?).ok()?;
         let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
         let mut pipe = redis::pipe();
         for key in ["open", "retry", "retry_started"] {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{PATIENCE, eventually, until};
 
 /// The three services.
 pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
@@ -23,6 +23,7 @@ pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 pub struct Options {
     scale: Vec<String>,
     set: Vec<String>,
+    ha: bool,
 }
 
 impl Default for Options {
@@ -30,7 +31,7 @@ impl Default for Options {
     /// checked whole.
     fn default() -> Self {
         let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"];
-        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec() }
+        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false }
     }
 }
 
@@ -46,6 +47,12 @@ impl Options {
     #[must_use]
     pub fn scale_all(self, count: u16) -> Self {
         SERVICES.into_iter().fold(self, |options, service| options.scale(service, count))
+    }
+
+    /// `--ha`: three of everything that keeps data.
+    #[must_use]
+    pub fn ha(self) -> Self {
+        Self { ha: true, ..self }
     }
 
     /// `--set target.NAME=value`. Of two for the same name the later one holds.
@@ -182,6 +189,7 @@ impl Platform {
         let output = fs::File::options().create(true).append(true).open(folder.path().join("up.out")).unwrap();
         let mut command = Command::new(program());
         command.args(["up", "--port=0", "--data"]).arg(folder.path()).args(&options.scale);
+        command.args(options.ha.then_some("--ha"));
         command.args(options.set.iter().map(|setting| format!("--set={setting}")));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let up = command.spawn().expect("checkout starts");
@@ -220,7 +228,23 @@ impl Platform {
         self.addresses["nats"].as_str().expect("a NATS server")
     }
 
-    /// The URL of a service's database.
+    /// The URL at which the primary of a service's database is reached now.
+    pub async fn primary_url(&self, service: &str) -> Option<String> {
+        common::redis::locate_primary(self.redis_url(service)).await.ok()
+    }
+
+    /// The name of the node that is the primary of a service's database now.
+    ///
+    /// # Panics
+    /// No sentinel knows it.
+    pub async fn primary(&self, service: &str) -> String {
+        let primary = until("a primary", async || self.primary_url(service).await).await;
+        let is_there = |url: &String| primary.starts_with(&format!("{url}/"));
+        let found = self.processes().into_iter().find(|(_, url)| is_there(url));
+        found.unwrap_or_else(|| panic!("{primary} is none of our processes")).0
+    }
+
+    /// The URL of a service's database: that of its sentinels, where it has some.
     pub fn redis_url(&self, service: &str) -> &str {
         self.addresses["redis"][service].as_str().expect("a database")
     }

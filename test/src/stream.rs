@@ -67,7 +67,8 @@ impl Nats {
         let options = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| std::time::Duration::from_millis(50));
-        let client = options.connect(platform.nats_url()).await.expect("NATS answers");
+        let urls = platform.nats_url().split(',').map(str::parse).collect::<Result<Vec<async_nats::ServerAddr>, _>>();
+        let client = options.connect(urls.expect("URLs of NATS servers")).await.expect("NATS answers");
         Self { jetstream: jetstream::new(client.clone()), client }
     }
 

@@ -24,7 +24,7 @@ fn forgetful() -> Options {
 
 /// Reads without checking: what is forgotten cannot be checked.
 async fn database(platform: &Platform, service: &str) -> Database {
-    Database::open(platform.redis_url(service)).await
+    Database::open(&platform.primary_url(service).await.unwrap()).await
 }
 
 /// Names of the keys with this prefix.

@@ -64,7 +64,9 @@ impl Start<'_> {
                 let pages = self.ports.free()?;
                 monitor.set(Some(pages));
                 let config = servers::configure_nats(self.folder, &name, client, pages, number, routes)?;
-                Ok(plan::nats(&name, self.programs.nats.program.clone(), &config, client, pages))
+                let mut process = plan::nats(&name, self.programs.nats.program.clone(), &config, client, pages);
+                process.revival = Some(Revival::nats(&config)?);
+                Ok(process)
             })
             .await?;
         let pages = monitor.get().unwrap_or(process.address);

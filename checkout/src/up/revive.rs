@@ -33,51 +33,76 @@ pub enum Revival {
     },
     /// A sentinel.
     Sentinel,
+    /// A nats-server, whose configuration never changes. What it stored it gets from the others.
+    Nats {
+        /// The configuration file's text.
+        config: String,
+    },
 }
 
 impl Revival {
+    /// That of a nats-server with this configuration file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn nats(config: &Path) -> Result<Self, Failure> {
+        Ok(Self::Nats { config: read(config)? })
+    }
+
     /// That of a node with this configuration file.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn node(service: Service, config: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(config)
-            .map_err(|error| Failure::failed(format!("{}: {error}", config.display())))?;
+        let text = read(config)?;
         let lines = text.lines().filter(|line| !line.starts_with("replicaof "));
         Ok(Self::Node { service, config: lines.map(|line| format!("{line}\n")).collect() })
+    }
+}
+
+fn read(config: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(config).map_err(|error| Failure::failed(format!("{}: {error}", config.display())))
+}
+
+impl Process {
+    /// Whether it would start with what it finds on its disk.
+    fn has_its_disk(&self, home: &Path) -> bool {
+        match &self.revival {
+            None => true,
+            Some(Revival::Nats { .. }) => home.join("nats.conf").is_file(),
+            Some(Revival::Sentinel) => home.join("sentinel.conf").is_file(),
+            Some(Revival::Node { .. }) => home.join("redis.conf").is_file() && roles::last_written(home).is_some(),
+        }
     }
 }
 
 /// Everything that a start after a death needs, done when the process can be started: its further arguments.
 pub async fn prepare(process: &Process, folder: &Folder) -> Vec<String> {
     let home = folder.root().join(&process.name);
+    if !process.has_its_disk(&home) {
+        let mut told = false;
+        while let Err(why) = restore(process, folder, &home).await {
+            if !std::mem::replace(&mut told, true) {
+                say::err(&format!("checkout: {} has lost its disk: {why}", process.name));
+            }
+            tokio::time::sleep(REVIVAL_POLL).await;
+        }
+        say::err(&format!("checkout: {} starts with an empty disk", process.name));
+    }
     match &process.revival {
-        None => Vec::new(),
-        Some(Revival::Sentinel) => {
-            if !home.join("sentinel.conf").is_file() {
-                repeat_until_done(process, || restore_sentinel(process, folder)).await;
-            }
-            Vec::new()
-        }
-        Some(Revival::Node { service, config }) => {
-            if !home.join("redis.conf").is_file() || roles::last_written(&home).is_none() {
-                repeat_until_done(process, || restore_node(process, folder, *service, config)).await;
-            }
-            vec!["--replica-priority".to_owned(), "0".to_owned()]
-        }
+        Some(Revival::Node { .. }) => vec!["--replica-priority".to_owned(), "0".to_owned()],
+        _ => Vec::new(),
     }
 }
 
-/// Tries until it works, and says once why it does not.
-async fn repeat_until_done<F: Future<Output = Result<(), Failure>>>(process: &Process, step: impl Fn() -> F) {
-    let mut told = false;
-    while let Err(why) = step().await {
-        if !std::mem::replace(&mut told, true) {
-            say::err(&format!("checkout: {} has lost its disk: {why}", process.name));
-        }
-        tokio::time::sleep(REVIVAL_POLL).await;
+/// Puts on an empty disk what the process must find there.
+async fn restore(process: &Process, folder: &Folder, home: &Path) -> Result<(), Failure> {
+    match &process.revival {
+        None => Ok(()),
+        Some(Revival::Nats { config }) => servers::write_config(home, "nats.conf", config).map(drop),
+        Some(Revival::Sentinel) => restore_sentinel(process, folder).await,
+        Some(Revival::Node { service, config }) => restore_node(process, folder, *service, config).await,
     }
-    say::err(&format!("checkout: {} starts with an empty disk", process.name));
 }
 
 async fn restore_node(process: &Process, folder: &Folder, service: Service, config: &str) -> Result<(), Failure> {

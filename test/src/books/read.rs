@@ -20,7 +20,7 @@ impl Books {
     pub async fn read(platform: &Platform) -> Self {
         let mut books = Self::default();
         for service in SERVICES {
-            let mut database = Database::open(platform.redis_url(service)).await;
+            let mut database = Database::open(&platform.primary_url(service).await.expect("a primary")).await;
             let keys = database.keys().await;
             let of = |prefix: &str| keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect::<Vec<_>>();
             books.totals.insert(service, database.totals().await);

@@ -1,0 +1,185 @@
+//! Three of everything that keeps data: any one process or disk goes under load, and nothing that a client was told is lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use redis::aio::MultiplexedConnection;
+use testing::books::Books;
+use testing::load::{Load, Seed};
+use testing::platform::{Options, Platform, SERVICES};
+use testing::stream::{CHECKOUT, Nats};
+use testing::wait::{eventually, until};
+
+const CLIENTS: usize = 32;
+const ORDERS: u64 = 60_000;
+/// Checkouts between two faults, so that each meets a load in full swing.
+const BETWEEN: usize = 200;
+
+async fn start(options: Options) -> (Platform, Load) {
+    let platform = Platform::start(options.ha().recovers_soon()).await;
+    Seed::mixed(ORDERS).fill(&platform.client()).await;
+    let load = Load::start(&platform, ORDERS, CLIENTS);
+    load.more(BETWEEN).await;
+    (platform, load)
+}
+
+/// Ends the load, and checks that everybody was told the truth.
+async fn finish(platform: &Platform, load: Load) -> Books {
+    load.more(BETWEEN).await;
+    let answers = load.stop().await;
+    let books = Books::closed(platform).await;
+    answers.assert_true(&books);
+    let (paid, refused, unknown) = (answers.paid(), answers.refused(), answers.unknown().len());
+    eprintln!(
+        "{paid} paid, {refused} refused, {unknown} not known at first, {} times turned away",
+        answers.turned_away
+    );
+    assert!(paid > 0 && refused > 0, "the load must have seen both: {paid} paid, {refused} refused");
+    books
+}
+
+/// Everything that a process keeps, configuration included.
+fn disk(platform: &Platform, name: &str) -> PathBuf {
+    platform.folder().path().join(name)
+}
+
+/// Kills a process and takes its disk, in the instant before anybody could start it again.
+async fn destroy(platform: &Platform, name: &str) {
+    let held = platform.hold(name).await;
+    std::fs::remove_dir_all(disk(platform, name)).unwrap();
+    platform.signal(name, Signal::SIGKILL);
+    drop(held);
+}
+
+async fn ask(url: &str, words: &[&str]) -> Option<String> {
+    let client = redis::Client::open(url).ok()?;
+    let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
+    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
+}
+
+/// Waits until a node follows the primary and could take its place.
+async fn is_replica(platform: &Platform, name: &str) {
+    let url = platform.processes().remove(name).unwrap();
+    eventually(&format!("{name} is a replica that has caught up"), async || {
+        let info = ask(&url, &["INFO", "replication"]).await.unwrap_or_default();
+        let has = |line: &str| info.lines().any(|it| it == line);
+        has("role:slave") && has("master_link_status:up") && has("slave_priority:100")
+    })
+    .await;
+}
+
+/// Waits until another node than this one is the primary.
+async fn replaced(platform: &Platform, service: &str, old: &str) -> String {
+    until(&format!("{old} is replaced"), async || Some(platform.primary(service).await).filter(|now| now != old)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn primaries_go_in_every_way_and_the_platform_comes_back_with_those_that_are_left() {
+    let (platform, load) = start(Options::default()).await;
+
+    // It comes back with its disk, and stays the primary.
+    let primary = platform.primary("order").await;
+    platform.end_and_await(&primary, Signal::SIGKILL).await;
+    load.more(BETWEEN).await;
+    assert_eq!(platform.primary("order").await, primary);
+
+    // It stands still until another one has taken its place.
+    let stopped = platform.primary("payment").await;
+    let held = platform.hold(&stopped).await;
+    replaced(&platform, "payment", &stopped).await;
+    load.more(BETWEEN).await;
+    drop(held);
+
+    // It dies with its disk, and must not come back as an empty primary.
+    let destroyed = platform.primary("stock").await;
+    destroy(&platform, &destroyed).await;
+    let heir = replaced(&platform, "stock", &destroyed).await;
+    load.more(BETWEEN).await;
+    is_replica(&platform, &destroyed).await;
+
+    // A person moves it, in the middle of everything.
+    let moved = platform.primary("order").await;
+    let sentinel = platform.processes().remove("sentinel-2").unwrap();
+    ask(&sentinel, &["SENTINEL", "FAILOVER", "redis-order"]).await.unwrap();
+    replaced(&platform, "order", &moved).await;
+    load.more(BETWEEN).await;
+
+    // All are back in their places before the books are closed.
+    is_replica(&platform, &stopped).await;
+    is_replica(&platform, &moved).await;
+    finish(&platform, load).await;
+
+    // The primaries of before are the primaries again, with all data.
+    let mut primaries = Vec::new();
+    for service in SERVICES {
+        primaries.push(platform.primary(service).await);
+    }
+    assert!(primaries.contains(&heir), "{primaries:?}");
+    let (folder, before) = (platform.folder().clone(), Books::read(&platform).await);
+    assert!(platform.stop().await.success());
+    let platform = Platform::start_in(folder, Options::default().ha().recovers_soon()).await;
+    for (service, primary) in SERVICES.into_iter().zip(primaries) {
+        assert_eq!(platform.primary(service).await, primary);
+    }
+    let after = Books::closed(&platform).await;
+    assert_eq!((after.totals, after.credit, after.items), (before.totals, before.credit, before.items));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_and_sentinels_go_and_nobody_notices() {
+    let (platform, load) = start(Options::default()).await;
+    destroy(&platform, "sentinel-1").await;
+    for service in SERVICES {
+        let primary = platform.primary(service).await;
+        let nodes = platform.instances(&format!("redis-{service}"));
+        let replicas: Vec<&String> = nodes.iter().filter(|name| **name != primary).collect();
+        platform.signal(replicas[0], Signal::SIGKILL);
+        destroy(&platform, replicas[1]).await;
+        load.more(BETWEEN).await;
+        is_replica(&platform, replicas[0]).await;
+        is_replica(&platform, replicas[1]).await;
+    }
+    // The sentinels must be of one mind again, so that they can choose a primary.
+    let sentinel = platform.processes().remove("sentinel-1").unwrap();
+    eventually("the sentinel that lost its disk is one of them again", async || {
+        ask(&sentinel, &["SENTINEL", "CKQUORUM", "redis-stock"]).await.is_some()
+    })
+    .await;
+    finish(&platform, load).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nats_cluster_is_hurt_in_every_way() {
+    let (platform, load) = start(Options::default().set("order.REQUEST_LIMIT_MS=3000")).await;
+    let nats = Nats::of(&platform).await;
+    let leader = async || {
+        let found = until("the stream has a leader", async || {
+            let stream = nats.jetstream.get_stream(CHECKOUT).await.ok()?;
+            stream.cached_info().cluster.as_ref()?.leader.clone()
+        });
+        found.await.trim_start_matches("checkout-").to_owned()
+    };
+    let replicas = nats.jetstream.get_stream(CHECKOUT).await.unwrap().cached_info().config.num_replicas;
+    assert_eq!(replicas, 3);
+
+    let killed = leader().await;
+    platform.end_and_await(&killed, Signal::SIGKILL).await;
+    load.more(BETWEEN).await;
+
+    let wiped = leader().await;
+    destroy(&platform, &wiped).await;
+    load.more(BETWEEN).await;
+
+    // Two stand still: there is no quorum, and nothing can be stored.
+    let held = (platform.hold("nats-1").await, platform.hold("nats-2").await);
+    let before = load.answered();
+    eventually("clients are answered all the same", async || load.answered() > before + CLIENTS).await;
+    drop(held);
+    load.more(BETWEEN).await;
+
+    nats.jetstream.delete_stream(CHECKOUT).await.unwrap();
+    load.more(BETWEEN).await;
+    finish(&platform, load).await;
+}
