@@ -4,7 +4,9 @@
 //! DIR/lock                 held (flock) by the `checkout up` that runs here
 //! DIR/run/NAME.pid         pid of a running process: up, gateway, nats-1, redis-order, order-1, …
 //! DIR/run/NAME.birth       the same pid with its start time, so that a recycled pid is never taken for ours
-//! DIR/run/platform.json    all addresses and versions; there from the moment all is ready until the stop begins
+//! DIR/run/platform.json    all addresses, with logins, and versions; there from the moment all is ready until the stop begins
+//! DIR/secrets/*            one password each; like platform.json and nats.env readable by the owner alone
+//! DIR/nats.env             what the `nats` command line needs to look inside: `. DIR/nats.env`
 //! DIR/log/NAME.log         what the process wrote, appended
 //! DIR/nats-*, DIR/redis-*, DIR/sentinel-*   configuration and data of the servers
 //! ```
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::procs::Birth;
 use crate::say;
+use crate::secrets::write_private;
 use crate::service::Service;
 
 /// Name of the `checkout up` process itself among the pid files.
@@ -187,7 +190,8 @@ impl Folder {
     /// Writes the addresses.
     pub fn publish(&self, platform: &Platform) {
         if let Ok(text) = serde_json::to_string_pretty(platform) {
-            write_whole(&self.platform_file(), &format!("{text}\n"));
+            // It holds the logins with which this command's other parts look into the servers.
+            let _ = write_private(&self.platform_file(), &format!("{text}\n"));
         }
     }
 

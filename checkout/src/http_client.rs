@@ -58,6 +58,7 @@ pub async fn call(method: Method, address: SocketAddr, path: &str, deadline: Dur
 pub fn address_of(url: &str) -> Option<SocketAddr> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next()?;
+    let authority = authority.rsplit('@').next()?;
     let text = authority.replace("localhost", "127.0.0.1");
     text.parse().ok()
 }
@@ -72,6 +73,7 @@ mod tests {
         assert_eq!(address_of("http://127.0.0.1:8000"), expected);
         assert_eq!(address_of("http://localhost:8000/"), expected);
         assert_eq!(address_of("127.0.0.1:8000"), expected);
+        assert_eq!(address_of("redis://user:pass@127.0.0.1:8000/0"), expected);
         assert_eq!(address_of("http://127.0.0.1"), None);
     }
 }

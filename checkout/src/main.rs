@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{bench, dead, down, gateway, say, status, up};
+use checkout::{bench, dead, down, gateway, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -22,6 +22,7 @@ enum Command {
     Gateway(gateway::Args),
     Bench(bench::Args),
     Dead(dead::Args),
+    Topology(topology::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Gateway(args) => gateway::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Dead(args) => dead::run(args).await,
+            Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
         }
     })
 }

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::folder::{Address, Folder, Platform};
 use crate::http_client;
 use crate::say;
+use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::up::plan::{Group, Probe};
 use crate::up::ready;
@@ -75,10 +76,13 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
     let birth = folder.birth(&process.name);
     let alive = birth.as_ref().is_some_and(|birth| birth.is_alive());
     let role = match (platform.ha, Group::of_process(&process.name), http_client::address_of(&process.url)) {
-        (true, Some(Group::Redis), Some(address)) => ready::role(address).await.ok(),
+        (true, Some(Group::Redis), Some(address)) => match Secrets::of(folder).redis_admin() {
+            Ok(login) => ready::role(address, &login).await.ok(),
+            Err(_) => None,
+        },
         _ => None,
     };
-    let asked = match probe(platform, process) {
+    let asked = match probe(folder, platform, process) {
         Some(probe) => ready::ask(&probe).await,
         None => Err("has no address to ask".to_owned()),
     };
@@ -94,16 +98,22 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
     }
 }
 
-fn probe(platform: &Platform, process: &Address) -> Option<Probe> {
+fn probe(folder: &Folder, platform: &Platform, process: &Address) -> Option<Probe> {
     let address = http_client::address_of(&process.url)?;
     match Group::of_process(&process.name)? {
-        Group::Redis if platform.ha => Some(Probe::Node(address)),
-        Group::Redis => Some(Probe::Redis(address)),
+        Group::Redis => {
+            let login = Secrets::of(folder).redis_admin().ok()?;
+            Some(if platform.ha { Probe::Node(address, login) } else { Probe::Redis(address, login) })
+        }
         Group::Nats => {
             let pages = process.monitor.as_deref().unwrap_or(&platform.nats_monitor);
             http_client::address_of(pages).map(|pages| Probe::Http(pages, "/healthz"))
         }
-        Group::Sentinel => Some(Probe::Sentinel(address, Service::ALL.map(|it| format!("redis-{it}")).to_vec())),
+        Group::Sentinel => Some(Probe::Sentinel(
+            address,
+            Secrets::of(folder).sentinel().ok()?,
+            Service::ALL.map(|it| format!("redis-{it}")).to_vec(),
+        )),
         Group::Gateway | Group::Service(_) => Some(Probe::Http(address, "/health/ready")),
     }
 }

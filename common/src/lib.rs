@@ -15,6 +15,7 @@ pub mod process;
 pub mod reason;
 pub mod redis;
 pub mod saga;
+pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod shutdown;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::settings::{WrongSetting, read, read_ms, read_optional};
+use crate::secret::{Secret, with_sentinel_password};
+use crate::settings::{WrongSetting, read, read_login, read_ms, read_optional, read_secret};
 
 /// How long a service waits at its start for its database and for NATS before it gives up and lets its supervisor try
 /// again.
@@ -19,9 +20,11 @@ pub struct ServiceSettings {
     /// Where to serve HTTP.
     pub listen: SocketAddr,
     /// The service's own database.
-    pub redis_url: String,
+    pub redis_url: Secret,
     /// NATS servers, separated by commas.
-    pub nats_url: String,
+    pub nats_url: Secret,
+    /// Whether streams and durables that are missing are created, and different ones corrected; else only looked at.
+    pub creates_topology: bool,
     /// Connections that write to the database.
     pub redis_lanes: usize,
     /// Replicas that must have a write before anybody is told of it.
@@ -73,13 +76,17 @@ impl ServiceSettings {
             let value = redis_wait_replicas.to_string();
             return Err(WrongSetting::new("REDIS_WAIT_REPLICAS", value, "expected 0 to 5"));
         }
-        let redis_url: String = read("REDIS_URL", "redis://127.0.0.1:6379")?;
-        crate::redis::check_url(&redis_url).map_err(|why| WrongSetting::new("REDIS_URL", &redis_url, why))?;
+        let creates_topology = match read::<String>("TOPOLOGY", "create")?.as_str() {
+            "create" => true,
+            "verify" => false,
+            other => return Err(WrongSetting::new("TOPOLOGY", other, "expected create or verify")),
+        };
         Ok(Self {
             instance,
             listen: read("LISTEN", default_listen)?,
-            redis_url,
-            nats_url: read("NATS_URL", "nats://127.0.0.1:4222")?,
+            redis_url: read_redis_url()?,
+            nats_url: read_nats_url()?,
+            creates_topology,
             redis_lanes,
             redis_wait_replicas,
             request_limit: read_ms("REQUEST_LIMIT_MS", "10000")?,
@@ -98,6 +105,31 @@ impl ServiceSettings {
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.request_limit
     }
+}
+
+/// The database's URL with what the settings say of its login.
+fn read_redis_url() -> Result<Secret, WrongSetting> {
+    let url: String = read("REDIS_URL", "redis://127.0.0.1:6379")?;
+    let mut whole = match read_login("REDIS_USER", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE")? {
+        Some(login) if url.starts_with("redis+sentinel://") => login.in_url(&url),
+        Some(login) => login.in_urls(&url),
+        None => Secret::new(&url),
+    };
+    if let Some(password) = read_secret("SENTINEL_PASSWORD", "SENTINEL_PASSWORD_FILE")? {
+        whole = with_sentinel_password(&whole, &password);
+    }
+    crate::redis::check_url(&whole).map_err(|why| WrongSetting::new("REDIS_URL", url, why))?;
+    Ok(whole)
+}
+
+/// The addresses of NATS with what the settings say of the login there.
+///
+/// # Errors
+/// The setting that is wrong.
+pub fn read_nats_url() -> Result<Secret, WrongSetting> {
+    let urls: String = read("NATS_URL", "nats://127.0.0.1:4222")?;
+    let login = read_login("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE")?;
+    Ok(login.map_or_else(|| Secret::new(&urls), |login| login.in_urls(&urls)))
 }
 
 /// The wall clock, in milliseconds since the Unix epoch. For what people read; whatever decides uses a database's clock.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::process::Description;
+use crate::secret::{Login, Secret};
 
 /// Exit code for a wrong setting or argument: `EX_USAGE` of sysexits.h.
 pub const EXIT_USAGE: u8 = 64;
@@ -71,7 +72,25 @@ pub const COMMON: &[Setting] = &[
         default: "redis://127.0.0.1:6379",
         help: "the service's own database; behind sentinels: redis+sentinel://HOST:PORT,HOST:PORT,…/NAME",
     },
+    Setting { name: "REDIS_USER", default: "", help: "who the service is to its database" },
+    Setting {
+        name: "REDIS_PASSWORD",
+        default: "",
+        help: "its password there; REDIS_PASSWORD_FILE names a file with it",
+    },
+    Setting {
+        name: "SENTINEL_PASSWORD",
+        default: "",
+        help: "what the sentinels ask for; SENTINEL_PASSWORD_FILE names a file with it",
+    },
     Setting { name: "NATS_URL", default: "nats://127.0.0.1:4222", help: "NATS servers, separated by commas" },
+    Setting { name: "NATS_USER", default: "", help: "who the service is to NATS" },
+    Setting { name: "NATS_PASSWORD", default: "", help: "its password there; NATS_PASSWORD_FILE names a file with it" },
+    Setting {
+        name: "TOPOLOGY",
+        default: "create",
+        help: "create streams and durables that are missing, or only verify them: `checkout topology` creates them then",
+    },
     Setting {
         name: "LOG",
         default: crate::telemetry::LOG_DEFAULT,
@@ -137,6 +156,36 @@ where
 /// Reads one variable that need not be set.
 pub fn read_optional(name: &'static str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads a secret that need not be set: `name`, or the contents of the file that `name_FILE` names, without the line end.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_secret(name: &'static str, file_name: &'static str) -> Result<Option<Secret>, WrongSetting> {
+    if let Some(secret) = read_optional(name) {
+        return Ok(Some(Secret::new(secret)));
+    }
+    let Some(path) = read_optional(file_name) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).map_err(|why| WrongSetting::new(file_name, &path, why))?;
+    Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))))
+}
+
+/// Reads who one is to a server: nobody, where there is no user.
+///
+/// # Errors
+/// A user without a password, or the other way round, or a file that cannot be read.
+pub fn read_login(
+    user_name: &'static str,
+    name: &'static str,
+    file_name: &'static str,
+) -> Result<Option<Login>, WrongSetting> {
+    match (read_optional(user_name), read_secret(name, file_name)?) {
+        (Some(user), Some(password)) => Ok(Some(Login { user, password })),
+        (None, None) => Ok(None),
+        (Some(user), None) => Err(WrongSetting::new(user_name, user, format!("expected a password in {name} too"))),
+        (None, Some(_)) => Err(WrongSetting::new(user_name, "", format!("expected a user, because {name} is set"))),
+    }
 }
 
 /// Reads a duration in milliseconds from 1 ms to one day.

@@ -12,9 +12,11 @@ use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr, Subsc
 use bytes::Bytes;
 use common::settings::{WrongSetting, without_secrets};
 use futures::StreamExt;
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::inbox_prefix;
 use crate::message::Template;
 use crate::outage::{Outage, pause};
 use crate::publish::Counters;
@@ -154,6 +156,17 @@ fn addresses(urls: &str) -> Result<Vec<ServerAddr>, BrokerError> {
     urls.split(',').map(address).collect()
 }
 
+/// The first login that stands in an address.
+fn login(addresses: &[ServerAddr]) -> Option<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    addresses.iter().find_map(|address| Some((decoded(address.username()?), decoded(address.password()?))))
+}
+
+/// Addresses in which [`without_secrets`] has put a mark in the place of the login, without that mark.
+fn without_logins(urls: &str) -> String {
+    urls.replace("://***@", "://")
+}
+
 /// Whether NATS servers could be at these addresses.
 ///
 /// # Errors
@@ -172,11 +185,19 @@ impl Broker {
     /// # Errors
     /// An address is malformed, or no server could be reached within `patience`.
     pub async fn connect(urls: &str, service: &str, instance: &str, patience: Duration) -> Result<Self, BrokerError> {
-        let addresses = addresses(urls)?;
+        let addresses = self::addresses(urls)?;
         let urls = without_secrets(urls);
         let (link_sender, link) = watch::channel(Link::default());
-        let client = ConnectOptions::new()
+        let mut options = ConnectOptions::new();
+        // Apart from the addresses: the client logs those, and hears of further servers of a cluster that have no login in theirs.
+        let login = login(&addresses);
+        let addresses = self::addresses(&without_logins(&urls))?;
+        if let Some((user, password)) = login {
+            options = options.user_and_password(user, password);
+        }
+        let client = options
             .name(instance)
+            .custom_inbox_prefix(inbox_prefix(service))
             // A server that comes up after us is the normal case when everything starts at once.
             .retry_on_initial_connect()
             // The default grows to four seconds, which everybody would wait after a restart of the server.

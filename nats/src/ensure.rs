@@ -6,12 +6,15 @@ use async_nats::jetstream::stream::{
     Config as StreamConfig, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{self, ErrorCode};
+use common::service::START_PATIENCE;
+use futures::StreamExt;
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerError};
-use crate::outage::pause;
+use crate::broker::{Broker, BrokerError, request_error};
+use crate::outage::{Outage, pause};
 use crate::topology::{
     ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DEAD_LETTERS_LOG,
     DROPPED_SUBJECT, DUPLICATE_WINDOW, Durable, Limits, REDRIVEN_SUBJECT, STREAMS,
@@ -20,6 +23,19 @@ use crate::topology::{
 /// How long the first check of a process waits for a server that answers but is not ready. Later checks are repeated by
 /// those who need them.
 const ENSURE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a process that creates nothing waits for the one that does.
+const VERIFY_PATIENCE: Duration = START_PATIENCE;
+
+/// How often the topology is looked at by the one who keeps it, should an advisory be lost.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What the server says when somebody takes away or changes what is kept.
+const NEWS: &[&str] = &[
+    "$JS.EVENT.ADVISORY.STREAM.DELETED.>",
+    "$JS.EVENT.ADVISORY.STREAM.UPDATED.>",
+    "$JS.EVENT.ADVISORY.CONSUMER.DELETED.>",
+];
 
 /// How long a check stays fresh: those who miss the stream at the same moment check it once.
 const CHECK_FRESH: Duration = Duration::from_millis(200);
@@ -39,10 +55,15 @@ fn compare<T: PartialEq + std::fmt::Debug>(drift: &mut Vec<Drift>, setting: &'st
     }
 }
 
-fn report(what: &str, drift: &[Drift]) {
+fn report(what: &str, drift: &[Drift], corrects: bool) {
+    let done = if corrects { "correcting it" } else { "`checkout topology` corrects it" };
     for Drift { setting, is, should_be } in drift {
-        tracing::warn!("{what}: {setting} is {is} and should be {should_be}; correcting it");
+        tracing::warn!("{what}: {setting} is {is} and should be {should_be}; {done}");
     }
+}
+
+fn missing(what: &str) -> BrokerError {
+    BrokerError::Request(format!("{what}: missing; `checkout topology` creates it"))
 }
 
 fn refused(what: &str, why: &dyn std::fmt::Display) -> BrokerError {
@@ -59,12 +80,14 @@ impl Broker {
     /// delivers. Settings that the topology does not speak of (placement, mirrors, metadata) are left as they are.
     /// Several instances may do this at once.
     ///
+    /// Where the limits say that this process creates nothing, it waits until all is there, and only tells of differences.
+    ///
     /// # Errors
     /// A difference cannot be corrected safely, or the server refuses or does not answer.
     pub async fn ensure_topology(&self, limits: &Limits) -> Result<(), BrokerError> {
         *self.inner.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits.clone();
         let mut checked = self.inner.checking.lock().await;
-        let deadline = Instant::now() + ENSURE_PATIENCE;
+        let deadline = Instant::now() + if limits.creates { ENSURE_PATIENCE } else { VERIFY_PATIENCE };
         let mut failures = 0;
         while let Err(error) = self.check(limits).await {
             // A drift stays; everything else may be a server (or a cluster's leader) that is not yet ready.
@@ -95,9 +118,36 @@ impl Broker {
         Ok(())
     }
 
+    /// Keeps the topology as it should be until `stop`: what is deleted or changed is made anew, at once, because services that may not
+    /// do it wait for it. [`Broker::ensure_topology`] comes first.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn keep_topology(&self, stop: CancellationToken) -> Result<(), BrokerError> {
+        let mut news = Vec::new();
+        for subject in NEWS {
+            let subscribed = self.inner.client.subscribe(*subject).await;
+            news.push(subscribed.map_err(request_error("subscribe"))?);
+        }
+        let mut news = futures::stream::select_all(news);
+        let outage = Outage::new("the topology");
+        loop {
+            // Subscribed first, then looked.
+            match self.check(&self.limits()).await {
+                Ok(()) => outage.over(),
+                Err(error) => outage.failed(&error),
+            }
+            tokio::select! {
+                Some(_) = news.next() => {}
+                () = tokio::time::sleep(KEEP_EVERY) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
     async fn check(&self, limits: &Limits) -> Result<(), BrokerError> {
         for name in STREAMS {
-            self.check_stream(stream(name, limits)).await?;
+            self.check_stream(stream(name, limits), limits.creates).await?;
         }
         for durable in Durable::ALL {
             self.check_durable(*durable, limits).await?;
@@ -105,11 +155,12 @@ impl Broker {
         Ok(())
     }
 
-    async fn check_stream(&self, wanted: StreamConfig) -> Result<(), BrokerError> {
+    async fn check_stream(&self, wanted: StreamConfig, creates: bool) -> Result<(), BrokerError> {
         let jetstream = &self.inner.jetstream;
         let what = format!("stream {}", wanted.name);
         let found = match jetstream.get_stream(&wanted.name).await {
             Ok(found) => found,
+            Err(error) if is_missing_stream(&error) && !creates => return Err(missing(&what)),
             Err(error) if is_missing_stream(&error) => {
                 // Somebody who is faster with the same settings does not matter, with others the next check sees them.
                 jetstream.create_stream(wanted).await.map_err(|error| refused(&what, &error))?;
@@ -120,7 +171,9 @@ impl Broker {
         };
         let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted)?;
         if !drift.is_empty() {
-            report(&what, &drift);
+            report(&what, &drift, creates);
+        }
+        if !drift.is_empty() && creates {
             jetstream.update_stream(&corrected).await.map_err(|error| refused(&what, &error))?;
         }
         Ok(())
@@ -138,9 +191,13 @@ impl Broker {
                 if drift.is_empty() {
                     return Ok(());
                 }
-                report(&what, &drift);
+                report(&what, &drift, limits.creates);
+                if !limits.creates {
+                    return Ok(());
+                }
                 corrected
             }
+            Err(error) if is_missing_consumer(&error) && !limits.creates => return Err(missing(&what)),
             Err(error) if is_missing_consumer(&error) => {
                 tracing::info!("{what}: missing; creating it");
                 wanted
@@ -238,6 +295,10 @@ fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(Stream
     compare(&mut drift, "duplicate_window", &mut found.duplicate_window, wanted.duplicate_window);
     compare(&mut drift, "allow_direct", &mut found.allow_direct, wanted.allow_direct);
     compare(&mut drift, "no_ack", &mut found.no_ack, false);
+    // Ways in which a stream says what nobody said.
+    compare(&mut drift, "subject_transform", &mut found.subject_transform, None);
+    compare(&mut drift, "republish", &mut found.republish, None);
+    compare(&mut drift, "sources", &mut found.sources, None);
     Ok((found, drift))
 }
 

@@ -5,6 +5,7 @@
 //!
 //! The way of an event: [`Broker::publish_all`] → stream → [`consume`] → [`React`] → [`Verdict`] → `publish_all` → ack.
 
+pub mod access;
 mod batch;
 mod broker;
 mod consume;

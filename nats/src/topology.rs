@@ -154,6 +154,9 @@ impl fmt::Display for Durable {
 /// What a deployment may choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
+    /// Whether this process creates what is missing and corrects what differs. Where NATS knows users the services may not: they verify,
+    /// and `checkout topology` creates.
+    pub creates: bool,
     /// Bytes that [`CHECKOUT`] keeps before it forgets its oldest messages. The server reserves them on its disk. History
     /// is for inspection and for redoing after a failover: a gibibyte is about ten minutes at 10,000 checkouts per second.
     pub max_bytes: u64,
@@ -185,6 +188,7 @@ impl Default for Limits {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
+            creates: true,
             max_bytes: 1 << 30,
             max_age: DAY,
             replicas: 1,
@@ -203,6 +207,7 @@ impl Default for Limits {
 impl From<&ServiceSettings> for Limits {
     fn from(settings: &ServiceSettings) -> Self {
         Self {
+            creates: settings.creates_topology,
             max_bytes: settings.stream_max_bytes,
             max_age: settings.stream_max_age,
             replicas: settings.stream_replicas,

@@ -249,6 +249,12 @@ impl Platform {
         self.addresses["redis"][service].as_str().expect("a database")
     }
 
+    /// One of the platform's passwords.
+    pub fn secret(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.folder.path().join("secrets").join(name)).expect("a password");
+        text.trim().to_owned()
+    }
+
     /// URLs of all processes, by name.
     pub fn processes(&self) -> BTreeMap<String, String> {
         let all = self.addresses["processes"].as_array().into_iter().flatten();
@@ -310,6 +316,7 @@ impl Platform {
         if name.starts_with("nats") {
             tokio::net::TcpStream::connect(url.trim_start_matches("nats://")).await.is_ok()
         } else if name.starts_with("redis") {
+            let url = url.replacen("redis://", &format!("redis://admin:{}@", self.secret("redis-admin")), 1);
             let Ok(client) = redis::Client::open(url) else { return false };
             let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
             redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()

@@ -66,6 +66,7 @@ impl Nats {
     pub async fn of(platform: &Platform) -> Self {
         let options = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
+            .user_and_password("admin".into(), platform.secret("nats-admin"))
             .reconnect_delay_callback(|_| std::time::Duration::from_millis(50));
         let urls = platform.nats_url().split(',').map(str::parse).collect::<Result<Vec<async_nats::ServerAddr>, _>>();
         let client = options.connect(urls.expect("URLs of NATS servers")).await.expect("NATS answers");

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use common::settings::read_login;
 use nats::graveyard::{Graveyard, GraveyardError, Note, Order};
 use nats::{Broker, BrokerError};
 use serde::Serialize;
@@ -82,7 +83,8 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
 /// Where the dead letters are.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Place {
-    /// NATS servers, separated by commas [default: those of the platform in --data]
+    /// NATS servers, separated by commas [default: those of the platform in --data]; NATS_USER and NATS_PASSWORD or NATS_PASSWORD_FILE say
+    /// who one is there
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
 
@@ -98,7 +100,10 @@ impl Place {
     /// When no platform is ready in the folder, or no server answers.
     pub async fn open(self) -> Result<Graveyard, Failure> {
         let urls = match self.nats {
-            Some(urls) => urls,
+            Some(urls) => match read_login("NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE") {
+                Ok(login) => login.map_or_else(|| urls.clone(), |login| login.in_urls(&urls).to_string()),
+                Err(error) => return Err(Failure::usage(error.to_string())),
+            },
             None => Folder::at(self.data)?.platform()?.nats,
         };
         let broker = Broker::connect(&urls, "dead", "checkout-dead", CONNECT).await.map_err(|error| match error {

@@ -63,7 +63,7 @@ impl Start<'_> {
                 let client = self.nats_port(number)?;
                 let pages = self.ports.free()?;
                 monitor.set(Some(pages));
-                let config = servers::configure_nats(self.folder, &name, client, pages, number, routes)?;
+                let config = servers::configure_nats(self.folder, &name, client, pages, number, routes, &self.secrets)?;
                 let mut process = plan::nats(&name, self.programs.nats.program.clone(), &config, client, pages);
                 process.revival = Some(Revival::nats(&config)?);
                 Ok(process)
@@ -91,10 +91,14 @@ impl Start<'_> {
                 let own = self.shape.settings_of(&name, &name);
                 let replication = Replication::Node { replica_of };
                 let policy = &self.shape.appendfsync;
+                let extra = of_group.chain(own);
+                let (folder, secrets) = (self.folder, &self.secrets);
                 let config =
-                    servers::configure_redis(self.folder, &name, address, policy, replication, of_group.chain(own))?;
-                let mut process = plan::redis(&name, self.programs.redis.program.clone(), &config, address);
-                process.probe = Probe::Node(address);
+                    servers::configure_redis(folder, service, &name, address, policy, replication, secrets, extra)?;
+                let login = self.secrets.redis_admin()?;
+                let program = self.programs.redis.program.clone();
+                let mut process = plan::redis(&name, program, &config, address, login.clone());
+                process.probe = Probe::Node(address, login);
                 process.revival = Some(Revival::node(service, &config)?);
                 Ok(process)
             })
@@ -113,9 +117,10 @@ impl Start<'_> {
             self.fleet
                 .start(|| {
                     let address = self.ports.free()?;
-                    let config = servers::configure_sentinel(self.folder, &name, address, watched)?;
+                    let config = servers::configure_sentinel(self.folder, &name, address, watched, &self.secrets)?;
                     let groups = watched.iter().map(|(group, _)| group.clone()).collect();
-                    Ok(plan::sentinel(&name, self.programs.redis.program.clone(), &config, address, groups))
+                    let login = self.secrets.sentinel()?;
+                    Ok(plan::sentinel(&name, self.programs.redis.program.clone(), &config, address, login, groups))
                 })
                 .await
         });

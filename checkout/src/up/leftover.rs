@@ -97,6 +97,8 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::secrets::Secrets;
+    use crate::service::Service;
     use crate::up::plan::Probe;
     use crate::up::{ready, servers};
 
@@ -146,15 +148,13 @@ mod tests {
     async fn a_redis_that_was_started_in_the_instant_before_its_parent_was_killed_is_known() {
         let folder = folder("unrecorded");
         let address = crate::up::ports::Ports::new().free().unwrap();
-        let config = servers::configure_redis(
-            &folder,
-            "redis-order",
-            address,
-            "no",
-            servers::Replication::None,
-            std::iter::empty(),
-        )
-        .unwrap();
+        let secrets = Secrets::of(&folder);
+        let (service, none) = (Service::Order, servers::Replication::None);
+        let name = "redis-order";
+        let config =
+            servers::configure_redis(&folder, service, name, address, "no", none, &secrets, std::iter::empty())
+                .unwrap();
+        let probe = Probe::Redis(address, secrets.redis_admin().unwrap());
         let program = servers::find_redis().unwrap().program;
         let mut redis = Command::new(program)
             .arg(config)
@@ -163,7 +163,7 @@ mod tests {
             .spawn()
             .unwrap();
         // Past the moment at which it would have given itself a title.
-        while ready::ask(&Probe::Redis(address)).await.is_err() {
+        while ready::ask(&probe).await.is_err() {
             assert!(runs(&mut redis), "redis ends");
             tokio::task::yield_now().await;
         }

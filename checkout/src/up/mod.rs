@@ -1,5 +1,6 @@
 //! `checkout up`: the whole platform on this machine, until it is told to stop.
 
+mod access;
 mod args;
 mod backoff;
 mod fleet;
@@ -20,14 +21,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use futures::future::try_join_all;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::folder::{Folder, Platform, UP};
 use crate::limits::{DRAIN, SERVERS_STOP};
 use crate::procs;
 use crate::say;
+use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::signals::StopSignals;
+use crate::topology::{self, Kept};
 use crate::up::args::DEFAULT_PORT;
 use crate::up::args::Shape;
 pub use crate::up::args::{Args, ShapeArgs};
@@ -70,7 +74,17 @@ async fn live(
     mut stop: StopSignals,
 ) -> Result<(), Failure> {
     let fleet = Fleet::new(folder.clone(), Instant::now() + args::ready_timeout(args), args.quiet);
-    let start = Start { args, shape, programs, folder, fleet: &fleet, ports: Ports::new() };
+    let start = Start {
+        args,
+        shape,
+        programs,
+        folder,
+        fleet: &fleet,
+        ports: Ports::new(),
+        secrets: Secrets::of(folder),
+        keeping: CancellationToken::new(),
+    };
+    let _keeping = start.keeping.clone().drop_guard();
     let started = tokio::select! {
         started = start.all() => started.map(Some),
         () = stop.next() => Ok(None),
@@ -78,6 +92,7 @@ async fn live(
     let outcome = match started {
         Ok(Some(platform)) => {
             folder.publish(&platform);
+            welcome::write_env(&platform, folder)?;
             if !args.quiet {
                 welcome::print(&platform, folder);
             }
@@ -170,6 +185,9 @@ struct Start<'a> {
     folder: &'a Folder,
     fleet: &'a Fleet,
     ports: Ports,
+    secrets: Secrets,
+    /// Ends the keeping of the topology.
+    keeping: CancellationToken,
 }
 
 impl Start<'_> {
@@ -188,6 +206,7 @@ impl Start<'_> {
             true => Box::pin(self.replicated_servers()).await?,
             false => Box::pin(self.single_servers()).await?,
         };
+        Box::pin(self.topology(&servers)).await?;
         let counts: Vec<String> = self.shape.scale.iter().map(|(it, count)| format!("{count} × {it}")).collect();
         self.news(&format!("starting {}", counts.join(", ")));
         let services = self.services(&servers).await?;
@@ -195,7 +214,19 @@ impl Start<'_> {
             .fleet
             .start(|| Ok(plan::gateway(self.programs.own.clone(), self.gateway_address()?, &services, self.shape)))
             .await?;
-        Ok(self.platform(&gateway, &servers, monitor, services))
+        self.platform(&gateway, &servers, monitor, services)
+    }
+
+    /// Makes streams and durables, which the services may not, and keeps them as they are. With what the order service is told of
+    /// streams: all services have the same.
+    async fn topology(&self, servers: &Servers) -> Result<(), Failure> {
+        let order = Service::Order.name();
+        let told = servers.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let kept = Kept::of_settings(told.chain(self.shape.settings_of(order, order)))?;
+        let broker = topology::make(&self.secrets.nats_admin()?.in_urls(&servers.nats), &kept).await?;
+        let keeping = self.keeping.clone();
+        tokio::spawn(async move { broker.keep_topology(keeping).await });
+        Ok(())
     }
 
     fn gateway_address(&self) -> Result<SocketAddr, Failure> {
@@ -260,13 +291,16 @@ impl Start<'_> {
                 let address = self.ports.free()?;
                 let config = servers::configure_redis(
                     self.folder,
+                    service,
                     &name,
                     address,
                     &self.shape.appendfsync,
                     Replication::None,
+                    &self.secrets,
                     self.shape.settings_of("redis", &name),
                 )?;
-                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address))
+                let login = self.secrets.redis_admin()?;
+                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address, login))
             })
             .await
     }
@@ -289,7 +323,8 @@ impl Start<'_> {
             .fleet
             .start(|| {
                 let address = self.ports.free()?;
-                Ok(plan::instance(service, number, program.clone(), address, servers, self.shape))
+                let secrets = access::of_instance(service, self.shape.ha, &self.secrets)?;
+                Ok(plan::instance(service, number, program.clone(), address, servers, secrets, self.shape))
             })
             .await?;
         Ok((service, process))
@@ -301,20 +336,22 @@ impl Start<'_> {
         servers: &Servers,
         monitor: SocketAddr,
         services: BTreeMap<Service, Vec<String>>,
-    ) -> Platform {
+    ) -> Result<Platform, Failure> {
         let versions =
             [&self.programs.nats, &self.programs.redis].map(|server| (server.kind.clone(), server.version.to_string()));
-        Platform {
+        let with_login =
+            |(service, url): (&Service, &String)| self.secrets.in_redis_url(url).map(|url| (*service, url.to_string()));
+        Ok(Platform {
             gateway: gateway.url(),
-            nats: servers.nats.clone(),
+            nats: self.secrets.nats_admin()?.in_urls(&servers.nats).to_string(),
             nats_monitor: format!("http://{monitor}"),
-            redis: servers.redis.clone(),
+            redis: servers.redis.iter().map(with_login).collect::<Result<_, _>>()?,
             ha: self.shape.ha,
             services,
             processes: self.fleet.addresses(),
             versions: versions.into_iter().collect(),
             appendfsync: self.shape.appendfsync.clone(),
-        }
+        })
     }
 
     fn news(&self, line: &str) {

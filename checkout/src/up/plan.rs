@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::folder::Address;
+use common::secret::Login;
+
 use crate::service::Service;
 use crate::up::args::Shape;
 use crate::up::revive::Revival;
@@ -61,11 +63,11 @@ pub enum Probe {
     /// `GET` of this path answers 200.
     Http(SocketAddr, &'static str),
     /// `PING` answers `PONG` (and not that it still loads its data).
-    Redis(SocketAddr),
+    Redis(SocketAddr, Login),
     /// The same of one of several nodes, which is the primary or follows it.
-    Node(SocketAddr),
+    Node(SocketAddr, Login),
     /// It sees enough other sentinels to choose a new primary for each of these groups.
-    Sentinel(SocketAddr, Vec<String>),
+    Sentinel(SocketAddr, Login, Vec<String>),
 }
 
 /// One process to run and keep running.
@@ -135,7 +137,7 @@ pub fn nats(
 
 /// redis-server with its configuration file.
 #[must_use]
-pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: SocketAddr) -> Process {
+pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: SocketAddr, login: Login) -> Process {
     Process {
         name: name.to_owned(),
         group: Group::Redis,
@@ -143,7 +145,7 @@ pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: So
         args: vec![config.display().to_string()],
         env: Vec::new(),
         address,
-        probe: Probe::Redis(address),
+        probe: Probe::Redis(address, login),
         revival: None,
     }
 }
@@ -155,6 +157,7 @@ pub fn sentinel(
     program: PathBuf,
     config: &std::path::Path,
     address: SocketAddr,
+    login: Login,
     groups: Vec<String>,
 ) -> Process {
     Process {
@@ -164,7 +167,7 @@ pub fn sentinel(
         args: vec![config.display().to_string(), "--sentinel".to_owned()],
         env: Vec::new(),
         address,
-        probe: Probe::Sentinel(address, groups),
+        probe: Probe::Sentinel(address, login, groups),
         revival: Some(Revival::Sentinel),
     }
 }
@@ -188,6 +191,7 @@ pub fn instance(
     program: PathBuf,
     address: SocketAddr,
     servers: &Servers,
+    secrets: Vec<(String, String)>,
     shape: &Shape,
 ) -> Process {
     let name = format!("{service}-{number}");
@@ -198,6 +202,7 @@ pub fn instance(
         ("REDIS_URL".to_owned(), servers.redis.get(&service).cloned().unwrap_or_default()),
     ];
     env.extend(servers.env.iter().cloned());
+    env.extend(secrets);
     let settings = shape.settings_of(service.name(), &name);
     env.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     Process {

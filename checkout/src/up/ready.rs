@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use common::secret::Login;
 use http::Method;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -43,14 +44,14 @@ pub async fn ask(probe: &Probe) -> Result<(), String> {
             let text: String = text.chars().take(300).collect();
             Err(format!("answers {status} {}", text.trim().replace('\n', " ")))
         }
-        Probe::Redis(address) => ping(*address).await,
-        Probe::Node(address) => match role(*address).await? {
-            Role::Primary | Role::Replica => ping(*address).await,
+        Probe::Redis(address, login) => ping(*address, login).await,
+        Probe::Node(address, login) => match role(*address, login).await? {
+            Role::Primary | Role::Replica => ping(*address, login).await,
             Role::Behind => Err(format!("{address} does not follow a primary yet")),
         },
-        Probe::Sentinel(address, groups) => {
+        Probe::Sentinel(address, login, groups) => {
             for group in groups {
-                let answer = say_to_redis(*address, &format!("SENTINEL CKQUORUM {group}")).await?;
+                let answer = say_to_redis(*address, login, &format!("SENTINEL CKQUORUM {group}")).await?;
                 if !answer.starts_with("+OK") {
                     return Err(format!("answers {}", answer.trim()));
                 }
@@ -86,8 +87,8 @@ impl fmt::Display for Role {
 ///
 /// # Errors
 /// What it says instead.
-pub async fn role(address: SocketAddr) -> Result<Role, String> {
-    let answer = say_to_redis(address, "INFO replication").await?;
+pub async fn role(address: SocketAddr, login: &Login) -> Result<Role, String> {
+    let answer = say_to_redis(address, login, "INFO replication").await?;
     let has = |line: &str| answer.lines().any(|it| it.trim() == line);
     match () {
         () if has("role:master") => Ok(Role::Primary),
@@ -101,23 +102,30 @@ pub async fn role(address: SocketAddr) -> Result<Role, String> {
 ///
 /// # Errors
 /// What it says instead.
-pub async fn trust(address: SocketAddr) -> Result<(), String> {
-    let answer = say_to_redis(address, "CONFIG SET replica-priority 100").await?;
+pub async fn trust(address: SocketAddr, login: &Login) -> Result<(), String> {
+    let answer = say_to_redis(address, login, "CONFIG SET replica-priority 100").await?;
     if answer.starts_with("+OK") { Ok(()) } else { Err(format!("answers {}", answer.trim())) }
 }
 
 /// `PING` as an inline command; while it loads its data a redis answers `-LOADING …`.
-async fn ping(address: SocketAddr) -> Result<(), String> {
-    let answer = say_to_redis(address, "PING").await?;
+async fn ping(address: SocketAddr, login: &Login) -> Result<(), String> {
+    let answer = say_to_redis(address, login, "PING").await?;
     if answer.starts_with("+PONG") { Ok(()) } else { Err(format!("answers {}", answer.trim())) }
 }
 
-/// One inline command on a connection of its own, and the beginning of the answer.
-async fn say_to_redis(address: SocketAddr, command: &str) -> Result<String, String> {
+/// One inline command on a connection of its own after logging in, and the beginning of the answer.
+async fn say_to_redis(address: SocketAddr, login: &Login, command: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{address}: {error}");
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await.map_err(failed)?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).await.map_err(failed)?;
+        let mut stream = BufReader::new(TcpStream::connect(address).await.map_err(failed)?);
+        let Login { user, password } = login;
+        let words = format!("AUTH {user} {}\r\n{command}\r\n", &**password);
+        stream.write_all(words.as_bytes()).await.map_err(failed)?;
+        let mut admitted = String::new();
+        stream.read_line(&mut admitted).await.map_err(failed)?;
+        if !admitted.starts_with("+OK") {
+            return Err(format!("{address} answers {}", admitted.trim()));
+        }
         let mut answer = [0_u8; 4096];
         let length = stream.read(&mut answer).await.map_err(failed)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())

@@ -10,14 +10,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use common::redis::locate_primary;
+use common::settings::without_secrets;
 
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::http_client::address_of;
 use crate::limits::REVIVAL_POLL;
 use crate::say;
+use crate::secrets::Secrets;
 use crate::service::Service;
-use crate::up::plan::Process;
+use crate::up::plan::{Probe, Process};
 use crate::up::ready::{self, Role};
 use crate::up::{roles, servers};
 
@@ -120,7 +122,7 @@ async fn restore_sentinel(process: &Process, folder: &Folder) -> Result<(), Fail
     for service in Service::ALL {
         groups.push((roles::group(service), primary(folder, service).await?));
     }
-    servers::configure_sentinel(folder, &process.name, process.address, &groups)?;
+    servers::configure_sentinel(folder, &process.name, process.address, &groups, &Secrets::of(folder))?;
     Ok(())
 }
 
@@ -129,17 +131,15 @@ async fn primary(folder: &Folder, service: Service) -> Result<SocketAddr, Failur
     let platform = folder.platform()?;
     let url = platform.redis.get(&service).cloned().unwrap_or_default();
     let found = locate_primary(&url).await.map_err(|error| Failure::failed(error.to_string()))?;
-    address_of(&found).ok_or_else(|| Failure::failed(format!("{found} is no address")))
+    address_of(&found).ok_or_else(|| Failure::failed(format!("{} is no address", without_secrets(&found))))
 }
 
 /// Gives a node that has come back its priority again, as soon as it has caught up.
 pub async fn trust_when_linked(process: Process) {
-    if !matches!(process.revival, Some(Revival::Node { .. })) {
-        return;
-    }
+    let Probe::Node(address, login) = &process.probe else { return };
     loop {
-        let role = ready::role(process.address).await;
-        if matches!(role, Ok(Role::Primary | Role::Replica)) && ready::trust(process.address).await.is_ok() {
+        let role = ready::role(*address, login).await;
+        if matches!(role, Ok(Role::Primary | Role::Replica)) && ready::trust(*address, login).await.is_ok() {
             return;
         }
         tokio::time::sleep(REVIVAL_POLL).await;

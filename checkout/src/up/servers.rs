@@ -7,6 +7,9 @@ use std::process::Command;
 
 use crate::failure::Failure;
 use crate::folder::Folder;
+use crate::secrets::{Secrets, make_private_folder, write_private};
+use crate::service::Service;
+use crate::up::access;
 
 /// A server program we did not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +139,7 @@ pub fn configure_nats(
     monitor: SocketAddr,
     number: u16,
     routes: &[SocketAddr],
+    secrets: &Secrets,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
     let mut text = format!(
@@ -152,12 +156,9 @@ pub fn configure_nats(
          }}\n",
         quoted(&home)
     );
+    text.push_str(&access::nats_users(secrets)?);
     if let Some(own) = usize::from(number).checked_sub(1).and_then(|index| routes.get(index)) {
-        let urls: Vec<String> = routes.iter().map(|route| format!("\"nats-route://{route}\"")).collect();
-        text.push_str(&format!(
-            "cluster {{\n  name: \"checkout\"\n  listen: \"{own}\"\n  routes: [{}]\n}}\n",
-            urls.join(", ")
-        ));
+        text.push_str(&access::nats_cluster(*own, routes, secrets)?);
     }
     write_config(&home, "nats.conf", &text)
 }
@@ -211,6 +212,7 @@ pub fn configure_sentinel(
     name: &str,
     address: SocketAddr,
     groups: &[(String, SocketAddr)],
+    secrets: &Secrets,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
     let mut text = format!(
@@ -220,6 +222,7 @@ pub fn configure_sentinel(
         address.port(),
         quoted(&home),
     );
+    text.push_str(&access::sentinel_users(secrets)?);
     for (group, primary) in groups {
         text.push_str(&format!(
             "sentinel monitor {group} {} {} 2\n\
@@ -229,6 +232,7 @@ pub fn configure_sentinel(
             primary.ip(),
             primary.port()
         ));
+        text.push_str(&access::sentinel_login(group, secrets)?);
     }
     write_config(&home, "sentinel.conf", &text)
 }
@@ -237,12 +241,15 @@ pub fn configure_sentinel(
 ///
 /// # Errors
 /// When the folder cannot be written.
+#[allow(clippy::too_many_arguments)]
 pub fn configure_redis<'a>(
     folder: &Folder,
+    service: Service,
     name: &str,
     address: SocketAddr,
     appendfsync: &str,
     replication: Replication,
+    secrets: &Secrets,
     extra: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
@@ -269,6 +276,7 @@ pub fn configure_redis<'a>(
         quoted(&home),
     );
     text.push_str(&replication.directives());
+    text.push_str(&access::redis_users(service, secrets)?);
     for (directive, value) in extra {
         text.push_str(&format!("{directive} {value}\n"));
     }
@@ -281,9 +289,9 @@ pub fn configure_redis<'a>(
 /// When the folder cannot be written.
 pub fn write_config(home: &Path, file: &str, text: &str) -> Result<PathBuf, Failure> {
     let path = home.join(file);
-    std::fs::create_dir_all(home)
-        .and_then(|()| std::fs::write(&path, text))
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+    // Passwords stand in it, and a sentinel that rewrites its own makes that readable; the folder keeps others out.
+    make_private_folder(home)?;
+    write_private(&path, text)?;
     Ok(path)
 }
 

@@ -61,10 +61,16 @@ fn binary() -> PathBuf {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// A server with this text as its configuration file.
+    pub fn start_with(config: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("nats-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("nats.conf"), config).unwrap();
         let mut server = Self { child: Self::spawn(&dir, -1), dir, port: 0 };
         server.port = server.read_port();
         server
@@ -77,6 +83,8 @@ impl Server {
             .arg(dir.join("js"))
             .arg("--ports_file_dir")
             .arg(dir)
+            .arg("-c")
+            .arg(dir.join("nats.conf"))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

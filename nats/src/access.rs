@@ -1,0 +1,179 @@
+//! Who may say and hear what: one NATS user per service, with only the subjects that it needs; one who makes the topology; and one who
+//! looks. [`authorization`] writes it as a part of the server's configuration.
+//!
+//! No service may change a stream, or create a consumer: a subject transform, or a consumer that delivers to a subject, would have the
+//! server say in another's name what the service may not say itself. So only `admin` does (`checkout topology`), and the services
+//! verify ([`crate::topology::Limits::creates`]).
+
+use std::fmt::Write as _;
+
+use crate::topology::{CHANNELS, CHECKOUT, Durable, PRICES_SUBJECT, STREAMS, Service};
+
+/// A user of the NATS server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// May do everything: makes the topology, handles dead letters.
+    Admin,
+    /// A service.
+    Service(Service),
+    /// Looks at everything, and says nothing.
+    Observer,
+}
+
+/// What a user may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects that it may publish to.
+    pub publish: Vec<String>,
+    /// Subjects among those that it may not publish to all the same.
+    pub never_publish: Vec<String>,
+    /// Subjects that it may subscribe to.
+    pub subscribe: Vec<String>,
+    /// Whether it may answer each request that it was sent, once.
+    pub answers: bool,
+}
+
+impl Service {
+    /// All services.
+    pub const ALL: [Self; 3] = [Self::Order, Self::Payment, Self::Stock];
+
+    /// The service's name, which is that of its durable and of its user.
+    pub const fn name(self) -> &'static str {
+        self.durable().name()
+    }
+
+    const fn durable(self) -> Durable {
+        match self {
+            Self::Order => Durable::Order,
+            Self::Payment => Durable::Payment,
+            Self::Stock => Durable::Stock,
+        }
+    }
+}
+
+impl User {
+    /// All users.
+    pub const ALL: [Self; 5] = [
+        Self::Admin,
+        Self::Service(Service::Order),
+        Self::Service(Service::Payment),
+        Self::Service(Service::Stock),
+        Self::Observer,
+    ];
+
+    /// The user's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Service(service) => service.name(),
+            Self::Observer => "observer",
+        }
+    }
+
+    /// What the user may do; nothing stands for everything.
+    pub fn permissions(self) -> Option<Permissions> {
+        match self {
+            Self::Admin => None,
+            Self::Service(service) => Some(of_service(service)),
+            Self::Observer => Some(of_observer()),
+        }
+    }
+}
+
+/// The beginning of all inboxes of a service: others may neither listen there nor, but for answers, say anything.
+pub(crate) fn inbox_prefix(service: &str) -> String {
+    format!("_INBOX.{service}")
+}
+
+fn of_service(service: Service) -> Permissions {
+    let name = service.name();
+    let inboxes = format!("{}.>", inbox_prefix(name));
+    let own = CHANNELS.iter().filter(|channel| channel.published_by == service);
+    let mut publish: Vec<String> = own.map(|channel| channel.subject.to_owned()).collect();
+    publish.push(service.durable().dead_letter_subject().to_owned());
+    publish.extend(STREAMS.iter().map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
+    publish.extend([
+        format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.*"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{name}"),
+        format!("$JS.ACK.{CHECKOUT}.{name}.>"),
+        // To read what it has published itself, should its database have lost it.
+        format!("$JS.API.DIRECT.GET.{CHECKOUT}"),
+        format!("$JS.API.DIRECT.GET.{CHECKOUT}.>"),
+        format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}"),
+        // Its own, to hear its echo; those of its other instances, to tell them of ends.
+        inboxes.clone(),
+    ]);
+    let mut subscribe = vec![inboxes];
+    match service {
+        Service::Order => publish.push(PRICES_SUBJECT.to_owned()),
+        // A micro service: `nats micro ls` asks at `$SRV`.
+        Service::Stock => subscribe.extend([PRICES_SUBJECT.to_owned(), "$SRV.>".to_owned()]),
+        Service::Payment => {}
+    }
+    Permissions { publish, never_publish: Vec::new(), subscribe, answers: service == Service::Stock }
+}
+
+/// What `nats stream`, `nats consumer`, `nats sub` and `nats micro` need to show things. To view a stream is to create a consumer, so whoever
+/// has this password must be trusted more than a service need be; the durables of the services it cannot touch.
+fn of_observer() -> Permissions {
+    let publish = [
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.LIST",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.MSG.GET.*",
+        "$JS.API.DIRECT.GET.>",
+        "$JS.API.CONSUMER.NAMES.*",
+        "$JS.API.CONSUMER.LIST.*",
+        "$JS.API.CONSUMER.INFO.*.*",
+        "$JS.API.CONSUMER.CREATE.>",
+        "$JS.API.CONSUMER.MSG.NEXT.*.*",
+        "$JS.API.CONSUMER.DELETE.*.*",
+        "$JS.ACK.>",
+        "$SRV.>",
+    ];
+    let never = Durable::ALL.iter().flat_map(|durable| {
+        let subjects = ["CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.DELETE"];
+        let api = subjects.into_iter().flat_map(move |verb| {
+            let subject = format!("$JS.API.{verb}.{CHECKOUT}.{durable}");
+            [format!("{subject}.>"), subject]
+        });
+        api.chain([format!("$JS.ACK.{CHECKOUT}.{durable}.>")])
+    });
+    Permissions {
+        publish: publish.map(str::to_owned).to_vec(),
+        never_publish: never.collect(),
+        subscribe: vec![">".to_owned()],
+        answers: false,
+    }
+}
+
+/// The `authorization` block of nats-server's configuration. `password` gives each user's: a quoted text, or `$VARIABLE`.
+pub fn authorization(mut password: impl FnMut(User) -> String) -> String {
+    let list = |subjects: &[String]| {
+        let lines: String = subjects.iter().map(|subject| format!("            \"{subject}\"\n")).collect();
+        format!("[\n{lines}          ]")
+    };
+    let mut text = String::from("authorization {\n  users: [\n");
+    for user in User::ALL {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "    {{\n      user: {}\n      password: {}\n", user.name(), password(user));
+        if let Some(Permissions { publish, never_publish, subscribe, answers }) = user.permissions() {
+            let never = if never_publish.is_empty() {
+                String::new()
+            } else {
+                format!("          deny: {}\n", list(&never_publish))
+            };
+            let answers = if answers { "        allow_responses: {max: 1, expires: \"10s\"}\n" } else { "" };
+            let _ = write!(
+                text,
+                "      permissions: {{\n        publish: {{\n          allow: {}\n{never}        }}\n        subscribe: {{\n          allow: {}\n        }}\n{answers}      }}\n",
+                list(&publish),
+                list(&subscribe)
+            );
+        }
+        text.push_str("    }\n");
+    }
+    text.push_str("  ]\n}\n");
+    text
+}

@@ -1,0 +1,155 @@
+//! The platform keeps its passwords to itself, and each of its users to what that needs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use testing::platform::{Options, Platform, SERVICES};
+use testing::stream::CHECKOUT;
+
+/// A connection to a service's database as one of its users.
+async fn login(
+    platform: &Platform,
+    service: &str,
+    user: &str,
+    password: &str,
+) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    let (_, host) = platform.redis_url(service).rsplit_once('@').unwrap();
+    let url = if user.is_empty() { format!("redis://{host}") } else { format!("redis://{user}:{password}@{host}") };
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_the_commands_that_it_needs_in_its_own_database_and_no_others() {
+    let platform = Platform::start(Options::default()).await;
+    let client = platform.client();
+    let (user, item) = (client.user(10).await, client.item(2, 5).await);
+    let order = client.order(&user, &[(&item, 2)]).await;
+    client.checkout(&order).await.expect_status(200);
+    for service in SERVICES {
+        let password = platform.secret(&format!("redis-{service}"));
+        let mut own = login(&platform, service, service, &password).await.unwrap();
+        redis::cmd("PING").query_async::<String>(&mut own).await.unwrap();
+        for words in [
+            "FLUSHALL",
+            "FLUSHDB",
+            "KEYS *",
+            "CONFIG GET *",
+            "CONFIG SET save x",
+            "DEBUG SLEEP 0",
+            "SHUTDOWN NOSAVE",
+            "FUNCTION FLUSH",
+            "FUNCTION DELETE order",
+            "FUNCTION RESTORE x",
+            "FUNCTION DUMP",
+            "EVAL return 0",
+            "SCRIPT FLUSH",
+            "MONITOR",
+            "CLIENT LIST",
+            "CLIENT KILL ID 1",
+            "ACL LIST",
+            "ACL SETUSER x",
+            "REPLICAOF NO ONE",
+            "SWAPDB 0 1",
+            "SAVE",
+            "BGREWRITEAOF",
+            "PSYNC ? -1",
+            "MIGRATE h 1 k 0 1",
+            "RESTORE k 0 x",
+            "MODULE LIST",
+            "PUBLISH x y",
+            "LATENCY RESET",
+            "SLOWLOG GET",
+        ] {
+            let mut words = words.split(' ');
+            let mut command = redis::cmd(words.next().unwrap());
+            words.for_each(|word| {
+                command.arg(word);
+            });
+            let refused = command.query_async::<redis::Value>(&mut own).await.unwrap_err().to_string();
+            assert!(
+                ["NOPERM", "permission", "not allowed"].iter().any(|it| refused.contains(it)),
+                "{service}: {command:?}: {refused}"
+            );
+        }
+        let mut nobody = login(&platform, service, "", "").await.unwrap();
+        let refused =
+            redis::cmd("GET").arg("x").query_async::<redis::Value>(&mut nobody).await.unwrap_err().to_string();
+        assert!(refused.to_lowercase().contains("auth"), "{refused}");
+        for other in SERVICES.iter().filter(|other| **other != service) {
+            assert!(login(&platform, other, service, &password).await.is_err(), "{service} at the database of {other}");
+            assert!(login(&platform, other, other, &password).await.is_err(), "as {other}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_is_in_a_log_in_a_command_line_in_an_environment_or_in_a_file_that_others_may_read() {
+    let options =
+        SERVICES.iter().fold(Options::default(), |options, service| options.set(&format!("{service}.LOG=trace")));
+    let platform = Platform::start(options.set("gateway.LOG=trace")).await;
+    let client = platform.client();
+    let user = client.user(10).await;
+    platform.end_and_await("nats-1", Signal::SIGKILL).await;
+    platform.end_and_await("redis-payment", Signal::SIGKILL).await;
+    testing::wait::eventually("payment answers again", async || {
+        let answer = client.send(http::Method::POST, &format!("/payment/add_funds/{user}/1"), &[]).await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    let root = platform.folder().path();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    let passwords: Vec<(String, String)> = fs::read_dir(root.join("secrets"))
+        .unwrap()
+        .map(|file| {
+            let path = file.unwrap().path();
+            assert_eq!(mode(&path), 0, "{}", path.display());
+            (
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                fs::read_to_string(&path).unwrap().trim().to_owned(),
+            )
+        })
+        .collect();
+    assert!(passwords.len() >= 10, "{}", passwords.len());
+    for private in ["secrets", "nats-1", "redis-order", "run/platform.json", "nats.env"] {
+        assert_eq!(mode(&root.join(private)), 0, "{private}");
+    }
+    let mut seen: Vec<(String, Vec<u8>)> = vec![("what it printed".into(), platform.folder().output().into_bytes())];
+    for log in fs::read_dir(root.join("log")).unwrap().flatten() {
+        seen.push((log.path().display().to_string(), fs::read(log.path()).unwrap()));
+    }
+    assert!(seen.iter().any(|(_, text)| String::from_utf8_lossy(text).contains("TRACE")), "the logs say everything");
+    let mut processes = platform.folder().children();
+    processes.push(platform.up_pid());
+    assert!(processes.len() >= 8, "{processes:?}");
+    for pid in processes {
+        for file in ["cmdline", "environ"] {
+            seen.push((format!("{file} of {pid}"), fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()));
+        }
+    }
+    for (name, password) in &passwords {
+        for (place, text) in &seen {
+            assert!(!text.windows(password.len()).any(|part| part == password.as_bytes()), "{name} is in {place}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_file_lets_a_person_look_and_do_nothing_else() {
+    let platform = Platform::start(Options::default()).await;
+    let file = platform.folder().path().join("nats.env");
+    assert!(platform.folder().output().contains(&format!(". {}", file.display())), "{}", platform.folder().output());
+    // As a shell reads it.
+    let script = format!(". '{}'; printf '%s\\n' \"$NATS_URL\" \"$NATS_USER\" \"$NATS_PASSWORD\"", file.display());
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let [url, user, password] = text.lines().collect::<Vec<_>>()[..] else { panic!("three lines: {text}") };
+    let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+    let jetstream = async_nats::jetstream::new(options.connect(url).await.unwrap());
+    let stream = jetstream.get_stream(CHECKOUT).await.unwrap();
+    assert!(stream.cached_info().config.subjects.contains(&"checkout.started".to_owned()));
+    assert!(jetstream.publish("checkout.watermark", "{}".into()).await.unwrap().await.is_err());
+    assert!(jetstream.delete_stream(CHECKOUT).await.is_err());
+}
