@@ -113,12 +113,13 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
 /// As [`run`].
 pub async fn make(urls: &str, kept: &Kept) -> Result<Broker, Failure> {
     let limits = kept.limits()?;
-    let broker = Broker::connect(urls, "topology", "checkout-topology", START_PATIENCE).await.map_err(told)?;
-    broker.ensure_topology(&limits).await.map_err(told)?;
+    let broker =
+        Broker::connect(urls, "topology", "checkout-topology", START_PATIENCE).await.map_err(|error| told(&error))?;
+    broker.ensure_topology(&limits).await.map_err(|error| told(&error))?;
     Ok(broker)
 }
 
-fn told(error: BrokerError) -> Failure {
+fn told(error: &BrokerError) -> Failure {
     match error {
         BrokerError::Address(..) => Failure::usage(error.to_string()),
         _ => Failure::failed(error.to_string()),

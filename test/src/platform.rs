@@ -255,11 +255,21 @@ impl Platform {
         text.trim().to_owned()
     }
 
-    /// URLs of all processes, by name.
+    /// URLs of all processes, by name; those of databases and sentinels with a login that may do everything.
     pub fn processes(&self) -> BTreeMap<String, String> {
         let all = self.addresses["processes"].as_array().into_iter().flatten();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        all.map(|process| (text(&process["name"]), text(&process["url"]))).collect()
+        let with_login = |name: &str, url: String| match name.split('-').next() {
+            Some("redis") => url.replacen("://", &format!("://admin:{}@", self.secret("redis-admin")), 1),
+            Some("sentinel") => url.replacen("://", &format!("://:{}@", self.secret("sentinel")), 1),
+            _ => url,
+        };
+        all.map(|process| {
+            let name = text(&process["name"]);
+            let url = with_login(&name, text(&process["url"]));
+            (name, url)
+        })
+        .collect()
     }
 
     /// Names of the instances of a service.
@@ -316,7 +326,6 @@ impl Platform {
         if name.starts_with("nats") {
             tokio::net::TcpStream::connect(url.trim_start_matches("nats://")).await.is_ok()
         } else if name.starts_with("redis") {
-            let url = url.replacen("redis://", &format!("redis://admin:{}@", self.secret("redis-admin")), 1);
             let Ok(client) = redis::Client::open(url) else { return false };
             let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
             redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
