@@ -22,9 +22,13 @@ use crate::outage::{Outage, pause};
 use crate::publish::Counters;
 use crate::topology::Limits;
 
-/// How long the server may take to answer: to confirm that a message is stored, or to describe a stream. A healthy server
-/// takes milliseconds; what is not confirmed by then is sent again.
-pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the server may take to confirm that a message is stored. A healthy server takes milliseconds; what is not confirmed by then
+/// is sent again. In a cluster nobody confirms what the leader had in hand when it died.
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the server may take to describe a stream or a durable, or to make one. Shorter, because in a cluster nobody answers for the
+/// four to nine seconds in which a new leader is chosen, and who still waits for an answer then learns of its end late.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Messages that may be sent but not confirmed at once. Far above what full batches of one process need, so it is never
 /// the brake; those are the batches in flight and the HTTP server's own limits.
@@ -216,7 +220,7 @@ impl Broker {
             .await
             .map_err(|error| BrokerError::Unreachable { urls: urls.clone(), patience, why: error.to_string() })?;
         let jetstream = ContextBuilder::new()
-            .timeout(ANSWER_PATIENCE)
+            .timeout(QUESTION_PATIENCE)
             .ack_timeout(ANSWER_PATIENCE)
             .max_ack_inflight(MAX_UNCONFIRMED)
             .build(client.clone());

@@ -102,9 +102,16 @@ impl Broker {
         Ok(())
     }
 
-    /// The same with the limits used last, for publishers that find no stream.
-    pub(crate) async fn recreate_topology(&self) -> Result<(), BrokerError> {
-        self.recreate_topology_as(&self.limits()).await
+    /// The same with the limits used last, for publishers that find no stream. Nothing where somebody is at it.
+    pub(crate) async fn recreate_topology(self) {
+        let Ok(mut checked) = self.inner.checking.try_lock() else { return };
+        if checked.is_some_and(|at| at.elapsed() < CHECK_FRESH) {
+            return;
+        }
+        match self.check(&self.limits()).await {
+            Ok(()) => *checked = Some(Instant::now()),
+            Err(error) => tracing::debug!(%error, "topology"),
+        }
     }
 
     /// The same, unless it was done a moment ago: many find a stream or durable missing at once, one does the work.
@@ -290,7 +297,12 @@ fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(Stream
     compare(&mut drift, "max_age", &mut found.max_age, wanted.max_age);
     compare(&mut drift, "max_msgs", &mut found.max_messages, wanted.max_messages);
     compare(&mut drift, "max_msgs_per_subject", &mut found.max_messages_per_subject, wanted.max_messages_per_subject);
-    compare(&mut drift, "num_replicas", &mut found.num_replicas, wanted.num_replicas);
+    // Only ever raised: to lower it is to throw copies away, and an instance that was started without the setting must not do that.
+    let replicas = wanted.num_replicas.max(found.num_replicas);
+    if replicas != wanted.num_replicas {
+        tracing::warn!("{what}: num_replicas is {replicas} and should be {}; lower it by hand", wanted.num_replicas);
+    }
+    compare(&mut drift, "num_replicas", &mut found.num_replicas, replicas);
     compare(&mut drift, "discard", &mut found.discard, wanted.discard);
     compare(&mut drift, "duplicate_window", &mut found.duplicate_window, wanted.duplicate_window);
     compare(&mut drift, "allow_direct", &mut found.allow_direct, wanted.allow_direct);

@@ -138,14 +138,12 @@ impl Broker {
                     self.inner.counters.retries.increment(left.len() as u64);
                     self.inner.publishing.failed(&why);
                     failures += 1;
-                    let recover = async {
-                        if missing_stream && let Err(error) = self.recreate_topology().await {
-                            tracing::debug!(%error, "topology");
-                        }
-                        tokio::time::sleep(pause(failures)).await;
-                    };
+                    if missing_stream {
+                        // Not waited for: mostly the stream is only without a leader, and nobody answers questions about it either.
+                        tokio::spawn(self.clone().recreate_topology());
+                    }
                     tokio::select! {
-                        () = recover => {}
+                        () = tokio::time::sleep(pause(failures)) => {}
                         () = &mut ends => return Err(BrokerError::GaveUp { missing: left.len() }),
                     }
                 }
