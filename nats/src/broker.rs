@@ -48,6 +48,10 @@ const COMMAND_QUEUE: usize = 4_096;
 /// How long a fire-and-forget message may wait for a place in the command queue.
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a process that ends waits at most for the server to have read what was sent. Longer than a healthy server ever takes; one
+/// that stands still must not keep the process from ending.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Longest subject that is accepted as an inbox. The client makes 29 characters.
 const MAX_INBOX_BYTES: usize = 128;
 
@@ -332,7 +336,7 @@ impl Broker {
             tracing::warn!("NATS is away: closed without a farewell");
             return;
         }
-        if !self.settled(limit).await {
+        if !self.settled(limit.min(FAREWELL_PATIENCE)).await {
             tracing::warn!("NATS did not answer the farewell in time");
         }
         let _ = bounded(Duration::from_millis(100), self.inner.client.drain()).await;

@@ -302,9 +302,12 @@ impl<R: React> Intake<R> {
             match tokio::time::timeout(Duration::from_millis(100), self.batches.join_next()).await {
                 Ok(None) => break,
                 Ok(Some(ended)) => self.reap(ended),
-                Err(_elapsed) if self.broker.is_connected() => away_since = None,
                 Err(_elapsed) => {
-                    if away_since.get_or_insert_with(Instant::now).elapsed() > AWAY_PATIENCE {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    // A server that stands still keeps its connections, so it is asked for a sign of life.
+                    if self.broker.is_connected() && self.broker.settled(AWAY_PATIENCE).await {
+                        away_since = None;
+                    } else if since.elapsed() > AWAY_PATIENCE {
                         self.give_up.cancel();
                     }
                 }

@@ -232,3 +232,33 @@ async fn closing_never_hangs() {
     tokio::time::timeout(PATIENCE, gone.close(Duration::from_millis(200))).await.unwrap();
     assert!(tokio::time::timeout(PATIENCE, publishing).await.unwrap().unwrap().is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_ends_although_the_server_stands_still() {
+    let server = Server::start();
+    let limits = Limits::default();
+    let broker = server.ready_broker("payment-1", &limits).await;
+    let (begun, begin) = tokio::sync::mpsc::unbounded_channel();
+    let begun = move |event: &Event| {
+        let _ = begun.send(());
+        Verdict::Publish(vec![saga(event).then(Kind::PaymentDebited, None, 2).into()])
+    };
+    let paused = std::sync::Arc::new(server);
+    let pause = paused.clone();
+    let consumer = run(
+        &broker,
+        Durable::Payment,
+        &limits,
+        each(move |event| {
+            // From here on nothing is answered: what comes of the event cannot be stored.
+            pause.pause();
+            begun(event)
+        }),
+    );
+    let mut begin = begin;
+    broker.publish(&started(1).into(), None).await.unwrap();
+    begin.recv().await.unwrap();
+    consumer.stop().await;
+    let hour = Duration::from_secs(3_600);
+    tokio::time::timeout(PATIENCE, broker.close(hour)).await.expect("it does not wait for ever");
+}

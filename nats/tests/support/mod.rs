@@ -19,6 +19,8 @@ use common::trace::TraceParent;
 use futures::StreamExt;
 use nats::topology::{CHECKOUT, DEAD_LETTERS, Durable, Limits};
 use nats::{Broker, React, Ready, Verdict, consume};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +118,12 @@ impl Server {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// SIGSTOP: connections stay open, nothing is answered.
+    pub fn pause(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
     }
 
     pub fn start_again(&mut self) {
