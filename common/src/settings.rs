@@ -101,7 +101,7 @@ pub const COMMON: &[Setting] = &[
     Setting {
         name: "REDIS_WAIT_REPLICAS",
         default: "0",
-        help: "replicas that must have a write before anybody is told of it",
+        help: "replicas that must have a write before anybody is told of it, at least; behind sentinels all that could be promoted",
     },
     Setting {
         name: "REQUEST_LIMIT_MS",

@@ -10,6 +10,7 @@
 //! | `totals` | hash | sagas started, completed, failed, recovered; amounts completed and failed | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command, or the saga of a checkout and how it ended | its own TTL |
+//! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
 
 use common::amount::{Amount, MAX, Quantity};
 use common::id::{ItemId, OrderId, UserId};

@@ -8,6 +8,7 @@
 //! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |
+//! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
 //!
 //! At every instant: sum of all credits = initial - replaced + deposited - paid - debited + refunded.
 
