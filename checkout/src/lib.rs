@@ -9,10 +9,11 @@
 //! 2. [`gateway`] spreads the requests of one port over the instances of each service;
 //! 3. [`status`] and [`down`] read the same folder from outside;
 //! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`];
-//! 5. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
+//! 5. [`topology`] makes the streams and durables, which the services may not, and keeps them;
+//! 6. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
-//! [`dead`], which speaks to NATS through the `nats` crate as the services do.
+//! [`dead`] and [`topology`], which speak to NATS through the `nats` crate as the services do.
 
 pub mod bench;
 pub mod dead;

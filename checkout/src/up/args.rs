@@ -28,6 +28,8 @@ Files:
   DIR/run/NAME.pid        pid of each process: gateway, nats-1, redis-order (with --ha redis-order-1, …, sentinel-1, …), order-1, …
   DIR/run/platform.json   all addresses; there from the moment all is ready until the stop begins
   DIR/log/NAME.log        what each process wrote
+  DIR/nats.env            server, user and password of an observer for the `nats` command line: `. DIR/nats.env`
+  DIR/secrets/            the passwords, drawn at the first start; readable by their owner alone, like every file that has one in it
 
 Servers:
   nats-server 2.12 or newer and redis-server (or valkey-server) 7 or newer are taken from $NATS_SERVER and $REDIS_SERVER, else from
