@@ -138,15 +138,25 @@ impl Broker {
         }
         let mut news = futures::stream::select_all(news);
         let outage = Outage::new("the topology");
+        let mut failures = 0;
         loop {
             // Subscribed first, then looked.
-            match self.check(&self.limits()).await {
-                Ok(()) => outage.over(),
-                Err(error) => outage.failed(&error),
-            }
+            let next_look = match self.check(&self.limits()).await {
+                Ok(()) => {
+                    outage.over();
+                    failures = 0;
+                    KEEP_EVERY
+                }
+                // Such as a stream whose deletion is not quite over. Everybody waits for this, so it is tried again soon.
+                Err(error) => {
+                    outage.failed(&error);
+                    failures += 1;
+                    pause(failures)
+                }
+            };
             tokio::select! {
                 Some(_) = news.next() => {}
-                () = tokio::time::sleep(KEEP_EVERY) => {}
+                () = tokio::time::sleep(next_look) => {}
                 () = stop.cancelled() => return Ok(()),
             }
         }

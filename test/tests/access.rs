@@ -147,7 +147,9 @@ async fn the_printed_file_lets_a_person_look_and_do_nothing_else() {
     let text = String::from_utf8(output.stdout).unwrap();
     let [url, user, password] = text.lines().collect::<Vec<_>>()[..] else { panic!("three lines: {text}") };
     let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
-    let jetstream = async_nats::jetstream::new(options.connect(url).await.unwrap());
+    let mut jetstream = async_nats::jetstream::new(options.connect(url).await.unwrap());
+    // What is not allowed is not answered either.
+    jetstream.set_timeout(std::time::Duration::from_secs(1));
     let stream = jetstream.get_stream(CHECKOUT).await.unwrap();
     assert!(stream.cached_info().config.subjects.contains(&"checkout.started".to_owned()));
     assert!(jetstream.publish("checkout.watermark", "{}".into()).await.unwrap().await.is_err());
