@@ -118,3 +118,25 @@ async fn a_failover_by_command_loses_nothing_that_was_told_and_a_sentinel_may_di
     let made = load.stop().await + late.stop().await;
     assert_eq!(counter(&mut other), made, "every call was answered, and applied once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_does_not_know_that_it_was_replaced_is_not_written_to() {
+    let group = Group::start(2);
+    // No waiting for replicas, which alone would keep anybody from being told of what is written there.
+    let (database, _tasks) = open(&group.url(), 2).await;
+    let load = Load::start(&database);
+    let mut old = group.nodes[0].console();
+    eventually("calls are carried out", || counter(&mut old) > 500).await;
+    // The sentinels cannot turn it, so it goes on to believe that it is the primary, and takes what it is given.
+    old.ask(&["ACL", "SETUSER", "default", "-replicaof", "-slaveof"]);
+    group.sentinels[0].console().ask(&["SENTINEL", "FAILOVER", "group"]);
+    let now = failed_over(&group, 0).await;
+    let mut other = group.nodes[now].console();
+    let before = counter(&mut other);
+    eventually("calls are carried out there", || counter(&mut other) > before + 500).await;
+    let (stays, before) = (counter(&mut old), counter(&mut other));
+    eventually("calls are carried out there", || counter(&mut other) > before + 500).await;
+    assert_eq!(old.text(&["ROLE"]).as_deref(), Some("master"));
+    assert_eq!(counter(&mut old), stays, "nobody writes to the old one");
+    load.stop().await;
+}
