@@ -11,7 +11,7 @@ use nats::topology::{Durable, Limits};
 use order::{checkout, config, consumer, effect, http, prices, reconcile, waiting};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     process::main(&config::SERVICE, config::read_all, run)

@@ -12,7 +12,7 @@ use nats::topology::{Durable, Limits};
 use payment::{config, consumer, effect, http};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     process::main(&config::SERVICE, config::read, run)

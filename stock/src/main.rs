@@ -12,7 +12,7 @@ use nats::topology::{Durable, Limits};
 use stock::{config, consumer, effect, http, prices};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     process::main(&config::SERVICE, config::read, run)
