@@ -23,25 +23,42 @@ async fn credit(platform: &Platform, user: u64) -> Option<u64> {
 async fn a_batch_whose_client_goes_away_is_done_to_its_end() {
     let platform = Platform::start(Options::default()).await;
     let address = platform.url().trim_start_matches("http://");
-    let mut client = TcpStream::connect(address).await.unwrap();
-    let request = format!("POST /payment/batch_init/{USERS}/7 HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n");
-    client.write_all(request.as_bytes()).await.unwrap();
-    eventually("the batch is begun", async || credit(&platform, 0).await == Some(7)).await;
-    drop(client);
-    assert_eq!(credit(&platform, USERS - 1).await, None, "the batch is in its middle");
-    eventually("the batch is done", async || credit(&platform, USERS - 1).await == Some(7)).await;
+    // On a busy machine a batch may be over before its client has gone. That shows nothing, so another one is begun.
+    for amount in 7..12 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let path = format!("/payment/batch_init/{USERS}/{amount}");
+        let request = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        eventually("the batch is begun", async || credit(&platform, 0).await == Some(amount)).await;
+        drop(client);
+        let was_in_its_middle = credit(&platform, USERS - 1).await != Some(amount);
+        eventually("the batch is done", async || credit(&platform, USERS - 1).await == Some(amount)).await;
+        if was_in_its_middle {
+            return;
+        }
+    }
+    panic!("no batch was left in its middle");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_instance_dies_is_done_by_another_one() {
     let platform = Platform::start(Options::default().scale("payment", 2)).await;
     let client = platform.client();
-    let batch = tokio::spawn(async move { client.post(&format!("/payment/batch_init/{USERS}/7")).await });
+    let path = format!("/payment/batch_init/{USERS}/7");
+    let (batch, repeat) = (path.clone(), platform.client());
+    let batch = tokio::spawn(async move { client.post(&batch).await });
     eventually("the batch is begun", async || credit(&platform, 0).await == Some(7)).await;
     // One of them runs it, and after the first death it is surely the other.
     platform.end_and_await("payment-1", Signal::SIGKILL).await;
     platform.end_and_await("payment-2", Signal::SIGKILL).await;
-    batch.await.unwrap().expect_status(200);
+    let answer = batch.await.unwrap();
+    if answer.status == 202 {
+        // On a very busy machine both restarts outlast the gateway's patience, and it says truly that it does not know. Then
+        // the client repeats its request, which must not find the key of a dead instance in its way.
+        repeat.post(&path).await.expect_status(200);
+    } else {
+        answer.expect_status(200);
+    }
     assert_eq!(credit(&platform, USERS - 1).await, Some(7));
 }
 
