@@ -22,8 +22,6 @@ enum Manner {
     Answer,
     /// Closes the connection without a word.
     BreakOff,
-    /// The same, when the test lets it.
-    Die(Arc<Semaphore>),
     /// Answers with this status and body, unless the request carries no `Idempotency-Key`.
     Refuse(&'static str, &'static str),
     /// Answers when the test lets it.
@@ -94,7 +92,6 @@ async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsiz
                 }
                 Manner::Refuse(..) => {}
                 Manner::BreakOff => return,
-                Manner::Die(allowed) => return allowed.acquire().await.unwrap().forget(),
                 Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
             }
         }
@@ -291,8 +288,7 @@ async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
 
 #[tokio::test]
 async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
-    let allowed = Arc::new(Semaphore::new(0));
-    let upstream = Upstream::start(Manner::Die(Arc::clone(&allowed))).await;
+    let upstream = Upstream::start(Manner::BreakOff).await;
     let url = upstream.url();
     let gateway = Gateway::start(std::slice::from_ref(&url)).await;
     // It dies of the first request and refuses connections until it is started again.
@@ -305,7 +301,6 @@ async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
     while TcpStream::connect(upstream.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    allowed.add_permits(1);
     let again = Upstream::start_at(upstream.address, Manner::Answer).await;
     assert!(answer(&mut waiting).await.starts_with("HTTP/1.1 200"));
     assert_eq!(again.requests(), 1);
