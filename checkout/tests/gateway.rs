@@ -22,6 +22,8 @@ enum Manner {
     Answer,
     /// Closes the connection without a word.
     BreakOff,
+    /// Answers nothing, and closes every connection when the test says that it is dead.
+    Die(CancellationToken),
     /// Answers with this status and body, unless the request carries no `Idempotency-Key`.
     Refuse(&'static str, &'static str),
     /// Answers when the test lets it.
@@ -79,7 +81,8 @@ impl Upstream {
 }
 
 async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsize>, seen: Arc<Mutex<Vec<String>>>) {
-    while let Some(head) = read_head(&mut stream).await {
+    let dead = if let Manner::Die(dead) = &manner { dead.clone() } else { CancellationToken::new() };
+    while let Some(Some(head)) = dead.run_until_cancelled(read_head(&mut stream)).await {
         if !head.starts_with("GET /health/") {
             counted.fetch_add(1, Ordering::SeqCst);
             seen.lock().unwrap().push(head.clone());
@@ -92,6 +95,7 @@ async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsiz
                 }
                 Manner::Refuse(..) => {}
                 Manner::BreakOff => return,
+                Manner::Die(dead) => return dead.cancelled().await,
                 Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
             }
         }
@@ -287,9 +291,9 @@ async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
 }
 
 #[tokio::test]
-#[ignore = "races with its own upstream"]
 async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
-    let upstream = Upstream::start(Manner::BreakOff).await;
+    let dead = CancellationToken::new();
+    let upstream = Upstream::start(Manner::Die(dead.clone())).await;
     let url = upstream.url();
     let gateway = Gateway::start(std::slice::from_ref(&url)).await;
     // It dies of the first request and refuses connections until it is started again.
@@ -302,6 +306,7 @@ async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
     while TcpStream::connect(upstream.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+    dead.cancel();
     let again = Upstream::start_at(upstream.address, Manner::Answer).await;
     assert!(answer(&mut waiting).await.starts_with("HTTP/1.1 200"));
     assert_eq!(again.requests(), 1);
