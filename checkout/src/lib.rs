@@ -16,6 +16,7 @@
 //! [`dead`] and [`topology`], which speak to NATS through the `nats` crate as the services do.
 
 pub mod bench;
+pub mod checker;
 pub mod dead;
 pub mod down;
 pub mod failure;
