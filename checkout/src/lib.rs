@@ -16,6 +16,7 @@
 //! [`dead`] and [`topology`], which speak to NATS through the `nats` crate as the services do.
 
 pub mod bench;
+pub mod chaos;
 pub mod checker;
 pub mod dead;
 pub mod down;
@@ -24,6 +25,7 @@ pub mod folder;
 pub mod gateway;
 pub mod http_client;
 pub mod limits;
+mod own;
 pub mod procs;
 pub mod say;
 pub mod secrets;

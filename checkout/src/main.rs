@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{bench, dead, down, gateway, say, status, topology, up};
+use checkout::{bench, chaos, dead, down, gateway, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -21,6 +21,7 @@ enum Command {
     Status(status::Args),
     Gateway(gateway::Args),
     Bench(bench::Args),
+    Chaos(Box<chaos::Args>),
     Dead(dead::Args),
     Topology(topology::Args),
 }
@@ -56,6 +57,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Status(args) => status::run(args).await,
             Command::Gateway(args) => gateway::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Chaos(args) => chaos::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
         }

@@ -98,7 +98,8 @@ async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {
     }
 }
 
-fn probe(folder: &Folder, platform: &Platform, process: &Address) -> Option<Probe> {
+/// How one sees that a process of a running platform does its work.
+pub(crate) fn probe(folder: &Folder, platform: &Platform, process: &Address) -> Option<Probe> {
     let address = http_client::address_of(&process.url)?;
     match Group::of_process(&process.name)? {
         Group::Redis => {

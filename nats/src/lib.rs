@@ -9,6 +9,7 @@ pub mod access;
 mod batch;
 mod broker;
 mod consume;
+mod damage;
 mod dead_letter;
 mod ensure;
 pub mod graveyard;

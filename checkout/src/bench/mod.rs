@@ -6,7 +6,6 @@
 
 mod burst;
 mod load;
-mod own;
 mod report;
 mod seed;
 mod stats;
@@ -18,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bench::load::Load;
-use crate::bench::own::OwnPlatform;
 use crate::bench::report::{Report, Step};
 use crate::bench::seed::{Fresh, Seeder};
 use crate::bench::target::Target;
 use crate::bench::usage::Usage;
 use crate::failure::Failure;
 use crate::folder::Folder;
+use crate::own::OwnPlatform;
 use crate::procs;
 use crate::signals::StopSignals;
 use crate::up::ShapeArgs;

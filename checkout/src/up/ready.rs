@@ -114,7 +114,10 @@ async fn ping(address: SocketAddr, login: &Login) -> Result<(), String> {
 }
 
 /// One inline command on a connection of its own after logging in, and the beginning of the answer.
-async fn say_to_redis(address: SocketAddr, login: &Login, command: &str) -> Result<String, String> {
+///
+/// # Errors
+/// It cannot be reached, or does not let us in.
+pub async fn say_to_redis(address: SocketAddr, login: &Login, command: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{address}: {error}");
     let exchange = async {
         let mut stream = BufReader::new(TcpStream::connect(address).await.map_err(failed)?);

@@ -1,6 +1,7 @@
-//! A platform for one benchmark alone.
+//! A platform for one benchmark or one chaos run alone.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
@@ -30,14 +31,34 @@ impl OwnPlatform {
     pub async fn start(data: Option<PathBuf>, shape: &ShapeArgs) -> Result<Self, Failure> {
         let temporary = data.is_none();
         let root = data.unwrap_or_else(|| std::env::temp_dir().join(format!("checkout-bench-{}", std::process::id())));
+        Self::start_in(root, temporary, shape, None).await
+    }
+
+    /// Starts one in this folder, which goes when it has stopped if it is `temporary`. What it says goes to standard error, or to a file.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_in(
+        root: PathBuf,
+        temporary: bool,
+        shape: &ShapeArgs,
+        said: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let folder = Folder::create(Some(root))?;
         folder.retract();
+        let said = match said {
+            None => Stdio::inherit(),
+            Some(path) => File::create(path)
+                .map(Stdio::from)
+                .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?,
+        };
         let program = std::env::current_exe().map_err(|error| Failure::failed(error.to_string()))?;
         let up = Command::new(program)
             .args(["up", "--quiet", "--port=0", "--data"])
             .arg(folder.root())
             .args(shape.to_words())
             .stdin(Stdio::null())
+            .stderr(said)
             // It gets our SIGTERM and not the terminal's Ctrl-C on top, which would mean "kill".
             .process_group(0)
             .spawn()

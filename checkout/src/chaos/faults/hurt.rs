@@ -1,0 +1,182 @@
+//! Carries one fault out, waits until what was hurt is whole again, and tells what it did.
+
+use std::time::{Duration, Instant};
+
+use nats::topology::CHECKOUT;
+use nix::sys::signal::Signal;
+
+use crate::chaos::faults::field::Field;
+use crate::chaos::faults::kind::{Act, Victim};
+use crate::chaos::faults::schedule::Planned;
+use crate::service::Service;
+
+/// Everything that was hurt must be whole again in this time, or the run is not clean. Far more than anything takes on an idle machine.
+pub const WHOLE_WITHIN: Duration = Duration::from_secs(180);
+/// How often it is looked whether a process has died or come back.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What became of a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whom it met.
+    pub target: String,
+    /// What it did, in a few words.
+    pub effect: String,
+    /// Whether it did anything that the platform had to answer.
+    pub had_effect: bool,
+}
+
+fn outcome(target: &str, effect: impl Into<String>) -> Outcome {
+    Outcome { target: target.to_owned(), effect: effect.into(), had_effect: true }
+}
+
+/// A fault that could not be carried out; not the platform's error.
+fn nothing(target: &str, why: impl Into<String>) -> Outcome {
+    Outcome { target: target.to_owned(), effect: why.into(), had_effect: false }
+}
+
+/// Carries a fault out. What it stopped goes on when this returns.
+pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
+    let Planned { kind, pick, lasts, .. } = *planned;
+    let before = standing(field, kind.victim).await;
+    let target = match target(field, kind.victim, pick, before.as_deref()).await {
+        Some(target) => target,
+        None => return nothing("-", "nobody to hurt"),
+    };
+    let done = match kind.act {
+        Act::Kill => end(field, &target, Signal::SIGKILL).await,
+        Act::Restart => end(field, &target, Signal::SIGTERM).await,
+        Act::Wipe => wipe(field, &target).await,
+        Act::Pause => pause(field, &target, lasts).await,
+        Act::Failover => fail_over(field, kind.victim, pick).await,
+        Act::Purge => with_patience(field.broker().purge(CHECKOUT)).await.map(|count| format!("{count} messages gone")),
+        Act::Delete => with_patience(field.broker().delete(CHECKOUT)).await.map(|()| "gone".to_owned()),
+        Act::Roll => roll(field).await,
+        Act::Command => Err("not here".to_owned()),
+    };
+    match done {
+        Err(why) => nothing(&target, why),
+        Ok(done) => {
+            let after = standing(field, kind.victim).await;
+            let moved = before.is_some() && after.is_some() && before != after;
+            outcome(&target, if moved { format!("{done}, another took its place") } else { done })
+        }
+    }
+}
+
+/// Who is in the place that the victim has by its role.
+async fn standing(field: &Field, victim: Victim) -> Option<String> {
+    match victim {
+        Victim::Primary(service) => field.primary(service).await,
+        Victim::Leader => field.leader().await,
+        _ => None,
+    }
+}
+
+async fn target(field: &Field, victim: Victim, pick: usize, standing: Option<&str>) -> Option<String> {
+    let one_of = |names: Vec<String>| names.get(pick % names.len().max(1)).cloned();
+    match victim {
+        Victim::Instance(service) => one_of(field.names(&format!("{service}-"))),
+        Victim::Gateway => Some("gateway".to_owned()),
+        Victim::Database(service) => Some(format!("redis-{service}")),
+        Victim::Primary(_) | Victim::Leader => standing.map(str::to_owned),
+        Victim::Replica(service) => {
+            let primary = field.primary(service).await?;
+            let nodes = field.names(&format!("redis-{service}-"));
+            one_of(nodes.into_iter().filter(|name| *name != primary).collect())
+        }
+        Victim::Sentinel => one_of(field.names("sentinel-")),
+        Victim::Nats => one_of(field.names("nats-")),
+        Victim::Stream => Some(CHECKOUT.to_owned()),
+        Victim::Platform => Some("all".to_owned()),
+    }
+}
+
+/// What is asked of NATS may have no answer while others hurt it.
+async fn with_patience<T, E: ToString>(asked: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(Duration::from_secs(20), asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("nobody answers".to_owned()),
+    }
+}
+
+/// Sends a signal that ends a process, and waits until another one has its name.
+async fn end(field: &Field, name: &str, signal: Signal) -> Result<String, String> {
+    let pid = field.pid(name).ok_or("it does not run")?;
+    if !field.signal(name, pid, signal) {
+        return Err("it does not run any more".to_owned());
+    }
+    Ok(format!("back after {:.1} s", came_back(field, name, pid).await?.as_secs_f64()))
+}
+
+/// Waits until a process runs with another pid and does its work.
+async fn came_back(field: &Field, name: &str, before: u32) -> Result<Duration, String> {
+    let began = Instant::now();
+    loop {
+        if field.pid(name).is_some_and(|pid| pid != before) && field.is_ready(name).await.is_ok() {
+            return Ok(began.elapsed());
+        }
+        if began.elapsed() > WHOLE_WITHIN {
+            // Told by whoever waits for the lane to be whole.
+            return Ok(began.elapsed());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Holds a process still.
+async fn pause(field: &Field, name: &str, lasts: Duration) -> Result<String, String> {
+    let pid = field.pid(name).ok_or("it does not run")?;
+    if !field.signal(name, pid, Signal::SIGSTOP) {
+        return Err("it does not run any more".to_owned());
+    }
+    tokio::time::sleep(lasts).await;
+    field.signal(name, pid, Signal::SIGCONT);
+    Ok(format!("stood still for {:.1} s", lasts.as_secs_f64()))
+}
+
+/// Kills a process and takes its disk, in the instant before anybody could start it again.
+async fn wipe(field: &Field, name: &str) -> Result<String, String> {
+    let pid = field.pid(name).ok_or("it does not run")?;
+    if !field.signal(name, pid, Signal::SIGSTOP) {
+        return Err("it does not run any more".to_owned());
+    }
+    let gone = std::fs::remove_dir_all(field.folder().root().join(name));
+    field.signal(name, pid, Signal::SIGKILL);
+    gone.map_err(|error| format!("its disk stays: {error}"))?;
+    Ok(format!("back without its disk after {:.1} s", came_back(field, name, pid).await?.as_secs_f64()))
+}
+
+async fn fail_over(field: &Field, victim: Victim, pick: usize) -> Result<String, String> {
+    let Victim::Primary(service) = victim else { return Err("only a primary can be moved".to_owned()) };
+    let sentinels = field.names("sentinel-");
+    let sentinel = sentinels.get(pick % sentinels.len().max(1)).ok_or("there are no sentinels")?;
+    let before = field.primary(service).await;
+    field.fail_over(sentinel, service).await?;
+    let began = Instant::now();
+    while field.primary(service).await == before && began.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(format!("took {:.1} s", began.elapsed().as_secs_f64()))
+}
+
+/// Everything is restarted in peace, one after the other, as for an upgrade of the machine below it.
+async fn roll(field: &Field) -> Result<String, String> {
+    use crate::chaos::faults::kind::Lane;
+    let began = Instant::now();
+    let mut names: Vec<(String, Lane)> = Vec::new();
+    for service in Service::ALL {
+        names.extend(field.names(&format!("{service}-")).into_iter().map(|it| (it, Lane::Services)));
+        let nodes = field.names(&format!("redis-{service}"));
+        names.extend(nodes.into_iter().map(|it| (it, Lane::Redis(service))));
+    }
+    names.extend(field.names("sentinel-").into_iter().map(|it| (it, Lane::Sentinels)));
+    names.extend(field.names("nats-").into_iter().map(|it| (it, Lane::Nats)));
+    names.push(("gateway".to_owned(), Lane::Services));
+    let count = names.len();
+    for (name, lane) in names {
+        end(field, &name, Signal::SIGTERM).await?;
+        field.wait_until_whole(lane, WHOLE_WITHIN).await?;
+    }
+    Ok(format!("{count} processes in {:.0} s", began.elapsed().as_secs_f64()))
+}
