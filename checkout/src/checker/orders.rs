@@ -152,7 +152,11 @@ impl<'a> Order<'a> {
         let Some(paid_us) = self.paid_us() else { return };
         for later in self.checkouts.iter().filter(|it| it.start_us > paid_us) {
             let problem = later.reply.problem.as_deref().unwrap_or_default();
-            let contradicts = later.reply.meaning() == Meaning::Refused && !NOT_ABOUT_THE_ORDER.contains(&problem);
+            // A key that was used before is answered with what it came to then.
+            let is_repeat =
+                later.key.is_some() && self.checkouts.iter().any(|it| it.key == later.key && it.start_us <= paid_us);
+            let is_refused = later.reply.meaning() == Meaning::Refused && !NOT_ABOUT_THE_ORDER.contains(&problem);
+            let contradicts = is_refused && !is_repeat;
             verdict.unless(!contradicts, Rule::SuccessIsKept, || {
                 format!("order {id} was told as paid, and then answered with {:?}", later.reply)
             });

@@ -71,8 +71,9 @@ fn script() -> impl Strategy<Value = Vec<Step>> {
             all.into_iter().enumerate()
         {
             let start_us = BEGIN_US + at;
-            // Looks and checkouts repeat without a key.
-            let has_key = again.is_some() && !command.is_read() && !matches!(command, Command::Checkout { .. });
+            // Looks have no key; checkouts repeat with one or without.
+            let is_keyless = command.is_read() || matches!(command, Command::Checkout { .. }) && number % 2 == 0;
+            let has_key = again.is_some() && !is_keyless;
             let key = has_key.then(|| format!("k{number}"));
             let first = Step { client, command, key, start_us, effect_us, decision_us, answer_us, fate };
             if let Some(later) = again {

@@ -52,6 +52,8 @@ pub struct Shop {
     stock: BTreeMap<String, (i64, i64)>,
     orders: BTreeMap<String, Order>,
     keys: HashMap<String, Reply>,
+    /// Keys of checkouts under way, with the step that holds each.
+    keys_in_use: HashMap<String, usize>,
 }
 
 fn done(said: Said) -> Reply {
@@ -84,6 +86,7 @@ impl Shop {
             let step = &script[number];
             if is_decision {
                 for (number, reply) in shop.decide(&step.command) {
+                    shop.remember(number, &reply);
                     replies[number] = Some((at, reply));
                 }
             } else if let Some(reply) = shop.take(number, step, at, &mut queue) {
@@ -129,13 +132,30 @@ impl Shop {
             return Some(reply.clone());
         }
         if let Command::Checkout { order } = &step.command {
-            return self.check_out(number, order, at + step.decision_us, queue);
+            if let Some(key) = &step.key {
+                if self.keys_in_use.contains_key(key) {
+                    return Some(refused(409, "idempotency-key-in-use"));
+                }
+                self.keys_in_use.insert(key.clone(), number);
+            }
+            let reply = self.check_out(number, order, at + step.decision_us, queue)?;
+            self.remember(number, &reply);
+            return Some(reply);
         }
         let reply = self.carry_out(number, &step.command);
         if let Some(key) = &step.key {
             self.keys.insert(key.clone(), reply.clone());
         }
         Some(reply)
+    }
+
+    /// What a checkout came to is the answer to its key from now on.
+    fn remember(&mut self, number: usize, reply: &Reply) {
+        let key = self.keys_in_use.iter().find(|(_, holder)| **holder == number).map(|(key, _)| key.clone());
+        if let Some(key) = key {
+            self.keys_in_use.remove(&key);
+            self.keys.insert(key, reply.clone());
+        }
     }
 
     fn carry_out(&mut self, number: usize, command: &Command) -> Reply {

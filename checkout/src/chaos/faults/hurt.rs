@@ -15,6 +15,9 @@ pub const WHOLE_WITHIN: Duration = Duration::from_secs(180);
 /// How often it is looked whether a process has died or come back.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The end of an effect after which another one has the role that the victim had.
+pub const MOVED: &str = ", another took its place";
+
 /// What became of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -58,8 +61,8 @@ pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
         Err(why) => nothing(&target, why),
         Ok(done) => {
             let after = standing(field, kind.victim).await;
-            let moved = before.is_some() && after.is_some() && before != after;
-            outcome(&target, if moved { format!("{done}, another took its place") } else { done })
+            let moved = before.is_some() && after.is_some() && before != after && !done.ends_with(MOVED);
+            outcome(&target, if moved { format!("{done}{MOVED}") } else { done })
         }
     }
 }
@@ -157,7 +160,8 @@ async fn fail_over(field: &Field, victim: Victim, pick: usize) -> Result<String,
     while field.primary(service).await == before && began.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(POLL).await;
     }
-    Ok(format!("took {:.1} s", began.elapsed().as_secs_f64()))
+    let moved = if field.primary(service).await == before { "" } else { MOVED };
+    Ok(format!("took {:.1} s{moved}", began.elapsed().as_secs_f64()))
 }
 
 /// Everything is restarted in peace, one after the other, as for an upgrade of the machine below it.
