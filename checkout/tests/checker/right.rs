@@ -93,7 +93,7 @@ fn shown(history: &History) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_right_history_is_never_found_wrong(script in script()) {
