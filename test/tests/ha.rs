@@ -126,7 +126,7 @@ async fn primaries_go_in_every_way_and_the_platform_comes_back_with_those_that_a
         assert_eq!(platform.primary(service).await, primary);
     }
     let after = Books::closed(&platform).await;
-    assert_eq!((after.totals, after.credit, after.items), (before.totals, before.credit, before.items));
+    assert_eq!((&after.totals, &after.credit, &after.items), (&before.totals, &before.credit, &before.items));
 }
 
 #[tokio::test(flavor = "multi_thread")]

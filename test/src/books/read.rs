@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Books, Item, Order, Undo};
+use audit::books::{Item, Order, Undo};
+
+use super::Books;
 use crate::platform::{Platform, SERVICES};
 
 type Fields = HashMap<String, String>;
@@ -18,7 +20,7 @@ impl Books {
     /// # Panics
     /// A database does not answer, or holds what it should not.
     pub async fn read(platform: &Platform) -> Self {
-        let mut books = Self::default();
+        let mut books = audit::Books::default();
         for service in SERVICES {
             let mut database = Database::open(&platform.primary_url(service).await.expect("a primary")).await;
             let keys = database.keys().await;
@@ -41,7 +43,7 @@ impl Books {
                 }
             }
         }
-        books
+        Self(books)
     }
 }
 
