@@ -2,12 +2,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test bench simulate build lint fmt tools clean
+.PHONY: help up test bench chaos simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-# More flags for the command of `make up` and `make bench`: make up ARGS="--scale order=4 --port 9000"
+# More flags for the command of `make up`, `make bench` and `make chaos`: make up ARGS="--scale order=4 --port 9000"
 ARGS ?=
 
 help: ## Lists the targets
@@ -23,6 +23,9 @@ test: tools ## Runs all tests
 
 bench: tools build ## Measures checkouts on a platform of its own, in a temporary folder
 	@exec target/release/checkout bench --own-platform $(ARGS)
+
+chaos: tools build ## Hurts a platform of its own under load for two minutes, and checks that nobody was told anything untrue
+	@exec target/release/checkout chaos $(ARGS)
 
 simulate: ## Runs 100,000 seeds of the protocol simulator
 	cargo run --release -p protocol -- simulate --seeds 100000 $(ARGS)

@@ -1,6 +1,6 @@
 //! The one command a person types: `checkout up` runs the whole platform on this machine, `checkout status` and
-//! `checkout down` look after it, `checkout gateway` is its one port for all routes, `checkout bench` measures it, and
-//! `checkout dead` looks after what no service could understand.
+//! `checkout down` look after it, `checkout gateway` is its one port for all routes, `checkout bench` measures it, `checkout chaos`
+//! hurts it and checks what its clients were told, and `checkout dead` looks after what no service could understand.
 //!
 //! The story of a running platform, in the order of the files:
 //!
@@ -10,10 +10,11 @@
 //! 3. [`status`] and [`down`] read the same folder from outside;
 //! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`];
 //! 5. [`topology`] makes the streams and durables, which the services may not, and keeps them;
-//! 6. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
+//! 6. [`chaos`] puts open-loop load and faults on a platform of its own, and [`checker`] judges the history of it;
+//! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
-//! [`dead`] and [`topology`], which speak to NATS through the `nats` crate as the services do.
+//! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do.
 
 pub mod bench;
 pub mod chaos;
