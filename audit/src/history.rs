@@ -24,11 +24,13 @@ pub struct Patience {
     pub grace_ms: u64,
     /// Sagas that are remembered at most. Beyond, the oldest are forgotten early. One costs some 300 bytes.
     pub max_sagas: usize,
+    /// Whether ended sagas are forgotten behind the watermark. Not, where a past of known length is judged.
+    pub forgets: bool,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { saga_limit_ms: 60_000, grace_ms: 10_000, max_sagas: 1_000_000 }
+        Self { saga_limit_ms: 60_000, grace_ms: 10_000, max_sagas: 1_000_000, forgets: true }
     }
 }
 
@@ -316,7 +318,8 @@ impl Historian {
         self.orders.retain(|key, tracks| {
             tracks.retain_mut(|track| {
                 let has_rested = now_ms >= track.last_ms.saturating_add(patience.grace_ms);
-                let is_behind = track.started_ms < closed_before_ms && watermark_is_old && has_rested;
+                let is_behind =
+                    track.started_ms < closed_before_ms && watermark_is_old && has_rested && patience.forgets;
                 let about = || format!("saga {key}.{}", track.attempt);
                 if has_rested && track.complete && !track.told {
                     let causes = missing_causes(track, &about());
@@ -348,7 +351,7 @@ impl Historian {
             });
             !tracks.is_empty()
         });
-        if watermark_is_old {
+        if watermark_is_old && patience.forgets {
             self.forgotten_before_ms = self.forgotten_before_ms.max(closed_before_ms);
         }
         found.sort();

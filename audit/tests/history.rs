@@ -58,7 +58,7 @@ struct Told {
 
 impl Told {
     fn begin() -> Self {
-        let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100_000 };
+        let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100_000, forgets: true };
         let mut told = Self { historian: Historian::new(patience), sequence: 0, at_ms: BEGIN_MS, found: Vec::new() };
         told.tell(&Event::Watermark(Watermark { closed_before_ms: 1 }));
         told.at_ms = FIRST_START_MS + 100;
@@ -283,7 +283,7 @@ fn a_watermark_from_the_future_is_not_believed() {
 
 #[test]
 fn no_more_is_remembered_than_allowed() {
-    let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100 };
+    let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100, forgets: true };
     let mut told = Told::begin();
     told.historian = Historian::new(patience);
     for order in 0..1_000 {

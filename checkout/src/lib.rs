@@ -11,11 +11,14 @@
 //! 4. [`bench`] puts closed-loop load on the platform of a folder and reads what each process cost from [`procs`];
 //! 5. [`topology`] makes the streams and durables, which the services may not, and keeps them;
 //! 6. [`chaos`] puts open-loop load and faults on a platform of its own, and [`checker`] judges the history of it;
-//! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server.
+//! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server;
+//! 8. [`audit`] reads the databases and the stream, here or anywhere, and says what does not agree.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
-//! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do.
+//! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do, and [`audit`], which reads
+//! everything and changes nothing.
 
+pub mod audit;
 pub mod bench;
 pub mod chaos;
 pub mod checker;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{bench, chaos, dead, down, gateway, say, status, topology, up};
+use checkout::{audit, bench, chaos, dead, down, gateway, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -23,6 +23,7 @@ enum Command {
     Bench(bench::Args),
     Chaos(Box<chaos::Args>),
     Dead(dead::Args),
+    Audit(audit::Args),
     Topology(topology::Args),
 }
 
@@ -59,6 +60,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Chaos(args) => chaos::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
+            Command::Audit(args) => Box::pin(audit::run(args)).await,
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
         }
     })

@@ -20,9 +20,11 @@ mod participant;
 mod prices;
 mod publish;
 mod pull;
+mod recall;
 mod scan;
 pub mod topology;
 
 pub use broker::{Broker, BrokerError, Inbox, Notification, check_urls};
 pub use consume::{React, Ready, Verdict, consume, needs};
 pub use participant::{Participant, Reactor};
+pub use recall::Past;

@@ -87,8 +87,13 @@ impl Template {
 
 /// The event that a message carries. Its type is the subject: the `ce-type` header is for other readers.
 pub(crate) fn decode(message: &async_nats::Message) -> Result<Event, Poison> {
-    let traceparent = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT.clone()));
-    Event::decode(&message.subject, &message.payload, traceparent.map(HeaderValue::as_str))
+    decode_parts(&message.subject, &message.payload, message.headers.as_ref())
+}
+
+/// The same of a message that lies in a stream.
+pub(crate) fn decode_parts(subject: &str, payload: &[u8], headers: Option<&HeaderMap>) -> Result<Event, Poison> {
+    let traceparent = headers.and_then(|headers| headers.get(TRACEPARENT.clone()));
+    Event::decode(subject, payload, traceparent.map(HeaderValue::as_str))
 }
 
 /// The text on one line: a header's value must hold no line break, and control characters help nobody.

@@ -105,6 +105,26 @@ impl Scan<'_> {
         }
     }
 
+    /// The newest `most` messages, oldest of them first, without those that are stored after the call began.
+    pub(crate) async fn newest(
+        &self,
+        broker: &Broker,
+        most: u64,
+        mut take: impl FnMut(Found),
+    ) -> Result<(), BrokerError> {
+        let stream = broker.inner.jetstream.get_stream(self.stream).await.map_err(request_error("the stream"))?;
+        let Info { state, .. } = stream.cached_info();
+        if state.messages == 0 || most == 0 {
+            return Ok(());
+        }
+        let from = (state.last_sequence + 1).saturating_sub(most).max(state.first_sequence);
+        self.piece(&stream, from, state.last_sequence, |found| {
+            take(found);
+            true
+        })
+        .await
+    }
+
     /// Gives the messages from `from` to `to` to `take`, in their order, until it has enough.
     async fn piece(
         &self,

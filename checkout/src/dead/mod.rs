@@ -29,7 +29,7 @@ pub mod text;
 pub mod work;
 
 /// How long NATS may take to be reached. A person waits.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 
 /// Look after dead letters: events that a service could not understand or must not apply.
 ///

@@ -19,6 +19,7 @@ mod operation;
 mod replicated;
 mod reply;
 mod sentinel;
+pub mod survey;
 
 pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};
 pub use call::{Call, CallError};
