@@ -110,7 +110,7 @@ fn histories() -> impl Strategy<Value = (Vec<usize>, Vec<(u8, u8)>, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
     fn a_legal_history_is_never_called_illegal((ways, fates, tries) in histories()) {

@@ -66,6 +66,27 @@ async fn under_load_everything_agrees() {
     assert_clean(&platform).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_is_not_missed() {
+    let forgetful = ["WATERMARK_MARGIN_MS=1", "WATERMARK_EVERY_MS=200", "UNDO_RETENTION_S=1"];
+    let options = forgetful.iter().fold(Options::default(), |options, it| options.set(&format!("order.{it}")));
+    let platform = Platform::start(options).await;
+    Seed::mixed(30_000).fill(&platform.client()).await;
+    Load::start(&platform, 100, 8).all().await;
+    eventually("all records are forgotten", async || {
+        let payment = ask(&platform, "payment", &["SCARD", "buckets"]).await;
+        let stock = ask(&platform, "stock", &["SCARD", "buckets"]).await;
+        [payment, stock].iter().all(|count| count.as_deref() == Some("0"))
+    })
+    .await;
+    let report = assert_clean(&platform).await;
+    assert_eq!((&report["looked_at"]["payments"], &report["looked_at"]["orders"]), (&0.into(), &30_000.into()));
+    let load = Load::start(&platform, 30_000, 8);
+    load.more(100).await;
+    assert_clean(&platform).await;
+    load.stop().await;
+}
+
 /// One thing that is damaged: in which database, by which command, and what the audit calls it.
 struct Damage {
     service: &'static str,
