@@ -7,6 +7,7 @@ pub mod amount;
 pub mod crash;
 pub mod decision;
 pub mod event;
+pub mod healthcheck;
 pub mod http;
 pub mod id;
 pub mod limits;

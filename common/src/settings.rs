@@ -205,7 +205,12 @@ pub fn read_ms(name: &'static str, default: &str) -> Result<Duration, WrongSetti
 pub fn help(service: &Description) -> String {
     use std::fmt::Write as _;
     let name = service.name;
-    let mut text = format!("{}\n\nUsage: {name} [--help]\n\nSettings, all from the environment:\n", service.about);
+    let mut text = format!(
+        "{}\n\nUsage: {name} [--help | healthcheck [PATH]]\n\n\
+         healthcheck asks the instance at LISTEN for PATH [default: {HEALTH}], for images without a shell: exit code 0 if it answers 200, else 1.\n\n\
+         Settings, all from the environment:\n",
+        service.about
+    );
     for setting in service.own.iter().chain(COMMON) {
         let default = setting.default.replace("SERVICE", name).replace("LISTEN_DEFAULT", service.listen);
         let default = if default.is_empty() { "none".to_owned() } else { default };
@@ -216,10 +221,29 @@ pub fn help(service: &Description) -> String {
     text
 }
 
+/// What a health check asks for, if it is not told.
+const HEALTH: &str = "/health/ready";
+
+fn healthcheck(service: &Description, path: &str) -> u8 {
+    let asked = read("LISTEN", service.listen).map_err(|wrong| (EXIT_USAGE, wrong.to_string()));
+    match asked.and_then(|listen| crate::healthcheck::ask(listen, path).map_err(|why| (1, why))) {
+        Ok(answer) => {
+            println!("{answer}");
+            0
+        }
+        Err((code, why)) => {
+            eprintln!("{}: {why}", service.name);
+            code
+        }
+    }
+}
+
 /// Handles the only arguments that a service takes. `Some` ends the process with that exit code.
 pub fn handle_arguments(service: &Description) -> Option<u8> {
-    match std::env::args().nth(1).as_deref() {
+    let mut words = std::env::args().skip(1);
+    match words.next().as_deref() {
         None => None,
+        Some("healthcheck") => Some(healthcheck(service, &words.next().unwrap_or_else(|| HEALTH.to_owned()))),
         Some("--help" | "-h") => {
             print!("{}", help(service));
             Some(0)

@@ -1,0 +1,38 @@
+# One image for each program of the platform: `--build-arg BINARY=order` (or payment, stock, checkout). All are compiled once, in
+# the stage that they share; compose.yaml names the four.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+# What the programs are linked with is what the toolchain file says, not a newer one that rustup would fetch.
+ENV CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_DEBUG=none CARGO_TERM_COLOR=never
+# A layer of the dependencies alone: it is built anew only when a manifest changes. Each of our crates is an empty one here.
+RUN --mount=type=bind,source=.,target=/from \
+    cd /from && find . -path ./target -prune -o \( -name Cargo.toml -o -name Cargo.lock \) -exec cp --parents {} /src/ \; \
+ && cd /src && for manifest in */Cargo.toml */*/Cargo.toml; do \
+      folder=${manifest%/Cargo.toml}; mkdir -p "$folder/src"; : >"$folder/src/lib.rs"; echo 'fn main() {}' >"$folder/src/main.rs"; \
+    done
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    cargo build --release --locked -p order -p payment -p stock -p checkout
+COPY . .
+# The copied sources may be older than the empty ones that were compiled above; cargo goes by time.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    find common nats order payment stock checkout -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked -p order -p payment -p stock -p checkout \
+ && mkdir /out && cp target/release/order target/release/payment target/release/stock target/release/checkout /out/
+
+FROM gcr.io/distroless/cc-debian12 AS runtime
+ARG BINARY=checkout
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="checkout platform: ${BINARY}" \
+      org.opencontainers.image.description="Distributed checkout by choreography over NATS JetStream" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="MIT"
+# Under one name, so that one entry point serves all; there is no shell that could choose. `--help` still says which one it is.
+COPY --from=build /out/${BINARY} /app
+# The user `nonroot` of distroless, by number, because Kubernetes verifies `runAsNonRoot` by number.
+USER 65532:65532
+# All programs write nothing to the file system, and drain on SIGTERM.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/app"]
