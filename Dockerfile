@@ -1,16 +1,21 @@
 # One image for each program of the platform: `--build-arg BINARY=order` (or payment, stock, checkout). All are compiled once, in
 # the stage that they share; compose.yaml names the four.
 
+# The manifests alone, with an empty crate for each: as long as they are the same, so is the layer of dependencies below.
+FROM debian:bookworm-slim AS manifests
+COPY . /from
+WORKDIR /manifests
+RUN cd /from && cp Cargo.toml Cargo.lock /manifests/ \
+ && for manifest in */Cargo.toml */*/Cargo.toml; do \
+      folder=/manifests/${manifest%/Cargo.toml}; mkdir -p "$folder/src"; cp "$manifest" "$folder/"; \
+      : >"$folder/src/lib.rs"; echo 'fn main() {}' >"$folder/src/main.rs"; \
+    done \
+ && find /manifests -exec touch -d @0 {} +
+
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-# What the programs are linked with is what the toolchain file says, not a newer one that rustup would fetch.
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_DEBUG=none CARGO_TERM_COLOR=never
-# A layer of the dependencies alone: it is built anew only when a manifest changes. Each of our crates is an empty one here.
-RUN --mount=type=bind,source=.,target=/from \
-    cd /from && find . -path ./target -prune -o \( -name Cargo.toml -o -name Cargo.lock \) -exec cp --parents {} /src/ \; \
- && cd /src && for manifest in */Cargo.toml */*/Cargo.toml; do \
-      folder=${manifest%/Cargo.toml}; mkdir -p "$folder/src"; : >"$folder/src/lib.rs"; echo 'fn main() {}' >"$folder/src/main.rs"; \
-    done
+COPY --from=manifests /manifests ./
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     cargo build --release --locked -p order -p payment -p stock -p checkout
 COPY . .

@@ -12,6 +12,9 @@ use crate::settings::{WrongSetting, read, read_login, read_ms, read_optional, re
 /// again.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The value of `INSTANCE` that stands for the host's name.
+const HOSTNAME: &str = "@hostname";
+
 /// Settings of every service. See [`crate::settings::COMMON`] for what each means.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {
@@ -55,7 +58,7 @@ impl ServiceSettings {
     /// # Errors
     /// The first setting that is wrong.
     pub fn read(service: &'static str, default_listen: &str) -> Result<Self, WrongSetting> {
-        let instance: String = read("INSTANCE", &format!("{service}-1"))?;
+        let instance = read_instance(service)?;
         crate::id::validate(&instance).map_err(|why| WrongSetting::new("INSTANCE", &instance, why))?;
         let generation: u64 = read("GENERATION", "1")?;
         if let Some(point) = read_optional("CRASH_AT")
@@ -105,6 +108,17 @@ impl ServiceSettings {
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.request_limit
     }
+}
+
+/// The name of this instance. `@hostname` is the name of the host: of the container, where all instances have the same settings.
+fn read_instance(service: &str) -> Result<String, WrongSetting> {
+    let instance: String = read("INSTANCE", &format!("{service}-1"))?;
+    if instance != HOSTNAME {
+        return Ok(instance);
+    }
+    let name = nix::unistd::gethostname().map_err(|why| WrongSetting::new("INSTANCE", HOSTNAME, why))?;
+    // A host's name may have dots, which would be separators in the instance's inbox.
+    Ok(name.to_string_lossy().replace('.', "-"))
 }
 
 /// The database's URL with what the settings say of its login.

@@ -66,7 +66,11 @@ pub struct Setting {
 /// The settings that every service has.
 pub const COMMON: &[Setting] = &[
     Setting { name: "LISTEN", default: "LISTEN_DEFAULT", help: "address and port of the HTTP server" },
-    Setting { name: "INSTANCE", default: "SERVICE-1", help: "name of this instance in logs and events" },
+    Setting {
+        name: "INSTANCE",
+        default: "SERVICE-1",
+        help: "name of this instance in logs and events; @hostname: that of its container",
+    },
     Setting {
         name: "REDIS_URL",
         default: "redis://127.0.0.1:6379",
