@@ -6,4 +6,7 @@ for user in admin order payment stock observer cluster; do
   # In quotes, because a password could be read as a number.
   export "$name=\"$(cat "/run/secrets/nats-$user")\""
 done
+for number in 1 2 3; do
+  export "NATS_ROUTE_$number=\"nats-route://cluster:$(cat /run/secrets/nats-cluster)@nats-$number:6222\""
+done
 exec nats-server --config /etc/nats/cluster.conf --name "$(hostname)"
