@@ -17,7 +17,7 @@ use crate::consume::{React, Verdict};
 use crate::dead_letter::dead_letter;
 use crate::message::{Outgoing, decode};
 use crate::publish::{Letter, Patience};
-use crate::pull::delivery;
+use crate::pull::{delivery, position};
 use crate::topology::Durable;
 
 /// Delay of the first redelivery that a reaction asks for. Doubled with each further one.
@@ -121,10 +121,15 @@ impl<R: React> Shared<R> {
 
     async fn work(&self, messages: &[Message]) {
         let points = points(self.durable);
-        let (mut fates, events) = self.decode(messages);
         crash::point(points.received);
-        if !events.is_empty() {
-            self.react(messages, &mut fates, events).await;
+        // The last one is enough: a mark that points at less than was taken is as good.
+        if let Some(position) = messages.last().and_then(position) {
+            self.reactor.reached(position);
+        }
+        let (mut fates, mut era) = self.decide(messages).await;
+        while era != self.reactor.era() {
+            // What was decided may be lost with the database that it was decided at. Nobody has heard of it yet.
+            (fates, era) = self.decide(messages).await;
         }
         crash::point(points.effect);
         if let Err(error) = self.publish(messages, &mut fates).await {
@@ -133,8 +138,26 @@ impl<R: React> Shared<R> {
             return;
         }
         crash::point(points.published);
+        if era != self.reactor.era() {
+            // Others may have recovered the database before these were stored. What is published stands.
+            let published = fates.iter().filter_map(|fate| match fate {
+                Some(Fate::Publish(events)) => Some(events),
+                _ => None,
+            });
+            self.reactor.redo(&published.flatten().collect::<Vec<_>>()).await;
+        }
         self.acknowledge(messages, &fates).await;
         crash::point(points.acked);
+    }
+
+    /// The fates of the messages, and the era in which they were decided.
+    async fn decide(&self, messages: &[Message]) -> (Vec<Option<Fate>>, u64) {
+        let era = self.reactor.era();
+        let (mut fates, events) = self.decode(messages);
+        if !events.is_empty() {
+            self.react(messages, &mut fates, events).await;
+        }
+        (fates, era)
     }
 
     /// The fates of the messages, decided for those that cannot be read; and the events of the others, in order.

@@ -10,7 +10,7 @@ use async_nats::Message;
 use async_nats::jetstream::AckKind;
 use common::event::Event;
 use common::limits::{MAX_BATCHES_IN_FLIGHT, MAX_CONSUMER_BATCH};
-use common::redis::Database;
+use common::redis::{Database, Position};
 use common::shutdown::Tasks;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -49,6 +49,20 @@ pub trait React: Send + Sync + 'static {
     /// it needs (an outage of its database is waited for here, not answered with [`Verdict::Retry`]): meanwhile the
     /// messages are kept from being delivered again, and no further ones are pulled.
     fn react(&self, batch: Vec<Event>) -> impl Future<Output = Vec<Verdict>> + Send;
+
+    /// Inputs up to this position are taken, and are about to be handled.
+    fn reached(&self, _position: Position) {}
+
+    /// Changes whenever effects that were carried out before may have been lost, because another database has taken over. Verdicts from
+    /// before are not published then, but asked for again.
+    fn era(&self) -> u64 {
+        0
+    }
+
+    /// Makes effects true again that were told in these events, which were published while another database took over.
+    fn redo(&self, _published: &[&Event]) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// Whether a consumer is bound to its durable and pulls. For readiness checks.

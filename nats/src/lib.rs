@@ -21,6 +21,7 @@ mod prices;
 mod publish;
 mod pull;
 mod recall;
+mod redo;
 mod scan;
 pub mod topology;
 
@@ -28,3 +29,4 @@ pub use broker::{Broker, BrokerError, Inbox, Notification, check_urls};
 pub use consume::{React, Ready, Verdict, consume, needs};
 pub use participant::{Participant, Reactor};
 pub use recall::Past;
+pub use redo::{Redo, Redoer, redo_late};

@@ -4,18 +4,17 @@
 //! for, which call carries it out, and which event follows from its reply. Batching, publishing, acknowledging, trimming and
 //! dead letters come with it.
 
-use std::marker::PhantomData;
-
 use common::decision::Decision;
 use common::event::{Event, SagaEvent, Watermark};
-use common::redis::{Call, CallError, Database, Reply, UnexpectedReply};
+use common::redis::{Call, CallError, Database, Position, Reply, UnexpectedReply};
 use common::saga::Saga;
 use common::service::wall_clock_ms;
 
 use crate::consume::{React, Verdict};
+use crate::redo::{Redo, redo_late};
 
 /// What makes a service a participant. All of it is pure.
-pub trait Participant: Send + Sync + 'static {
+pub trait Participant: Redo + Default {
     /// What an event can ask the service to make durable.
     type Effect: Send;
     /// Which effect the event asks for.
@@ -35,13 +34,13 @@ pub trait Participant: Send + Sync + 'static {
 /// Reacts to batches as a participant.
 pub struct Reactor<P> {
     database: Database,
-    participant: PhantomData<P>,
+    participant: P,
 }
 
 impl<P: Participant> Reactor<P> {
     /// Carries effects out on this database.
     pub fn new(database: Database) -> Self {
-        Self { database, participant: PhantomData }
+        Self { database, participant: P::default() }
     }
 }
 
@@ -65,6 +64,18 @@ impl<P: Participant> React for Reactor<P> {
             (Event::Watermark(_), Decision::Apply(_)) => Verdict::Dead("an effect needs a saga".into()),
         });
         verdicts.collect()
+    }
+
+    fn reached(&self, position: Position) {
+        self.database.reached(position);
+    }
+
+    fn era(&self) -> u64 {
+        self.database.era()
+    }
+
+    async fn redo(&self, published: &[&Event]) {
+        redo_late(&self.participant, &self.database, published).await;
     }
 }
 

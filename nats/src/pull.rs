@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use common::limits::MAX_CONSUMER_BATCH;
+use common::redis::Position;
 use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
@@ -145,6 +146,15 @@ pub(crate) fn delivery(message: &Message) -> Option<Delivery<'_>> {
     Some(Delivery { stream, delivered: tokens.next()?.parse().ok()?, sequence: tokens.next()?.parse().ok()? })
 }
 
+/// The place in the stream of a message that was delivered, and when it was stored there.
+pub(crate) fn position(message: &Message) -> Option<Position> {
+    let sequence = delivery(message)?.sequence;
+    let rest = message.reply.as_ref()?.strip_prefix("$JS.ACK.")?;
+    let before_stream = if rest.bytes().filter(|b| *b == b'.').count() > 6 { 2 } else { 0 };
+    let stored_at_ns = rest.split('.').nth(before_stream + 5)?.parse().ok()?;
+    Some(Position { sequence, stored_at_ns })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,9 +171,11 @@ mod tests {
                 description: None,
                 length: 0,
             };
-            delivery(&message).map(|d| (d.stream.to_owned(), d.delivered, d.sequence))
+            let place = position(&message);
+            delivery(&message).map(|d| (d.stream.to_owned(), d.delivered, d.sequence, place))
         };
-        let expected = Some(("CHECKOUT".to_owned(), 3, 100));
+        let place = Position { sequence: 100, stored_at_ns: 1_790_230_470_084_404_000 };
+        let expected = Some(("CHECKOUT".to_owned(), 3, 100, Some(place)));
         assert_eq!(of("$JS.ACK.CHECKOUT.stock.3.100.7.1790230470084404000.42"), expected);
         assert_eq!(of("$JS.ACK._.hash.CHECKOUT.stock.3.100.7.1790230470084404000.42"), expected);
         assert_eq!(of("$JS.ACK.hub.hash.CHECKOUT.stock.3.100.7.1790230470084404000.42.token"), expected);

@@ -4,15 +4,31 @@ use std::sync::Arc;
 
 use common::crash;
 use common::event::{Event, SagaEvent};
-use common::redis::{CallError, Database, Reply};
+use common::redis::{Call, CallError, Database, Position, Reply};
 use common::service::wall_clock_ms;
 use common::undo::State;
-use nats::{Broker, React, Verdict};
+use nats::topology::Service;
+use nats::{Broker, React, Redo, Verdict, redo_late};
 
 use crate::decision::{Decision, Followup, decide, follow};
 use crate::effect;
 use crate::undo::write_steps;
 use crate::waiting::{Ended, Waiting};
+
+/// What the order service does again after a failover.
+#[derive(Debug, Clone, Copy)]
+pub struct OrderRedo {
+    /// How long a closed undo entry can be read, in seconds.
+    pub undo_retention_s: u64,
+}
+
+impl Redo for OrderRedo {
+    const SERVICE: Service = Service::Order;
+
+    fn redo(&self, event: &SagaEvent) -> Option<Call> {
+        effect::redo(event, self.undo_retention_s)
+    }
+}
 
 /// The order service's side of the choreography.
 pub struct Reactor {
@@ -84,6 +100,19 @@ impl React for Reactor {
             });
         }
         verdicts
+    }
+
+    fn reached(&self, position: Position) {
+        self.database.reached(position);
+    }
+
+    fn era(&self) -> u64 {
+        self.database.era()
+    }
+
+    async fn redo(&self, published: &[&Event]) {
+        let redo = OrderRedo { undo_retention_s: self.undo_retention_s };
+        redo_late(&redo, &self.database, published).await;
     }
 }
 

@@ -10,9 +10,11 @@
 //! | `totals` | hash | sagas started, completed, failed, recovered; amounts completed and failed | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command, or the saga of a checkout and how it ended | its own TTL |
+//! | `redo:mark` | string | the position in the stream up to which inputs are taken, see `common::redis`; likewise `redo:recovered`, `redo:lock` | for ever |
 //! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
 
 use common::amount::{Amount, MAX, Quantity};
+use common::event::{Kind, SagaEvent};
 use common::id::{ItemId, OrderId, UserId};
 use common::limits::{MAX_ENTRIES_PER_ORDER, MAX_SAGAS_PER_CLAIM};
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
@@ -22,7 +24,7 @@ use common::undo::State;
 
 use crate::config::ReconcileSettings;
 use crate::decision::Outcome;
-use crate::undo::read_state;
+use crate::undo::{read_state, write_steps};
 
 /// The functions that the service loads into its database.
 pub const LIBRARY: Library = Library { name: "order", code: include_str!("order.lua") };
@@ -95,11 +97,43 @@ fn read_items(reply: &Reply, index: usize) -> Result<Items, UnexpectedReply> {
     parse_entries(reply.text(index)).and_then(Items::sum).map_err(|_| reply.unexpected())
 }
 
+/// Incarnation and attempt, which a saga's id is made of.
+fn parts_of(saga: &SagaId) -> (&str, &str) {
+    let mut parts = saga.as_str().split('.').skip(1);
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+}
+
+/// The call that makes a start or a closing true again which this service has published; nothing for other events.
+pub fn redo(event: &SagaEvent, retention_s: u64) -> Option<Call> {
+    let saga = &event.saga;
+    let state = match (event.kind, &event.reason) {
+        (Kind::CheckoutStarted, _) => {
+            let keys = [&*undo_key(&saga.saga_id), &*order_key(&saga.order_id), "open", "totals", "watermark"];
+            let (incarnation, attempt) = parts_of(&saga.saga_id);
+            let call = Call::function("order_redo_start", &keys)
+                .arg(saga.saga_id.as_str())
+                .arg(saga.order_id.as_str())
+                .arg(saga.user_id.as_str())
+                .arg(saga.amount.get())
+                .arg(saga.items.to_string())
+                .arg(saga.started_at_ms)
+                .arg(incarnation)
+                .arg(attempt)
+                .arg(event.traceparent.as_str())
+                .arg(event.round);
+            return Some(call);
+        }
+        (Kind::CheckoutCompleted, _) => State::Completed,
+        (Kind::CheckoutFailed, Some(reason)) => State::Failed(reason.clone()),
+        _ => return None,
+    };
+    Some(close(saga, &state, &write_steps(&event.way()), retention_s))
+}
+
 /// The call that closes a saga's undo entry, once. `steps` is the way that led there.
 pub fn close(saga: &Saga, state: &State, steps: &str, retention_s: u64) -> Call {
     let order = order_key(&saga.order_id);
-    let mut parts = saga.saga_id.as_str().split('.').skip(1);
-    let (incarnation, attempt) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (incarnation, attempt) = parts_of(&saga.saga_id);
     let reason = match state {
         State::Failed(reason) => reason.to_string(),
         State::Started | State::Completed => String::new(),

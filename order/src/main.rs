@@ -22,14 +22,16 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     let settings = &all.service;
     let listener = common::http::bind(settings.listen)?;
     let tasks = Tasks::new();
-    let database = Database::open(&settings.redis_url, effect::LIBRARY, settings.into(), &tasks)?;
-    if !database.wait_until_connected(service::START_PATIENCE).await {
-        return Err(format!("no database at {}", database.address()).into());
-    }
     let broker =
         Broker::connect(&settings.nats_url, config::SERVICE.name, &settings.instance, service::START_PATIENCE).await?;
     let limits = Limits::from(settings);
     broker.ensure_topology(&limits).await?;
+    let redo = consumer::OrderRedo { undo_retention_s: all.undo_retention_s };
+    let redo = Arc::new(nats::Redoer::new(broker.clone(), redo));
+    let database = Database::open_recovered(&settings.redis_url, effect::LIBRARY, settings.into(), &tasks, redo)?;
+    if !database.wait_until_connected(service::START_PATIENCE).await {
+        return Err(format!("no database at {}", database.address()).into());
+    }
     // Until here nothing was taken in, so a signal simply ends the process.
     let signals = Signals::listen()?;
 

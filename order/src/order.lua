@@ -212,6 +212,35 @@ local function close(keys, args)
   return { 'closed', inboxes or '' }
 end
 
+-- Makes a saga's start true again that was told, and that a failover has lost; with it the order, where that is lost too.
+--   KEYS  1 undo  2 order  3 open  4 totals  5 watermark
+--   ARGV  1 saga  2 order id  3 user id  4 amount  5 items  6 started_ms  7 incarnation  8 attempt  9 traceparent  10 round
+-- Returns { 'redone' } | { 'known' } | { 'conflict', recorded } | { 'too_old', watermark }
+local function redo_start(keys, args)
+  local state, user, amount = unpack(redis.call('HMGET', keys[1], 'state', 'user', 'amount'))
+  if state and (user ~= args[3] or amount ~= args[4]) then
+    return { 'conflict', user .. ' ' .. amount }
+  elseif state then
+    return { 'known' }
+  end
+  local verdict = verdict_of_order(keys[2], args[7], args[8])
+  if verdict == 'completed' or verdict == 'failed' then
+    return { 'known' }
+  elseif is_forgotten(keys[5], args[6]) then
+    return { 'too_old', is_forgotten(keys[5], args[6]) }
+  end
+  if redis.call('EXISTS', keys[2]) == 0 then
+    redis.call('HSET', keys[2], 'user', args[3], 'items', args[5], 'total', args[4], 'paid', '0', 'incarnation', args[7], 'attempt', args[8], 'saga', args[1])
+  elseif verdict == 'open' then
+    redis.call('HSET', keys[2], 'attempt', args[8], 'saga', args[1])
+  end
+  redis.call('HSET', keys[1], 'state', 'started', 'order', args[2], 'user', args[3], 'amount', args[4], 'items', args[5], 'started_ms', args[6],
+    'round', args[10], 'inboxes', '', 'operations', '', 'traceparent', args[9])
+  redis.call('ZADD', keys[3], args[6], args[1])
+  raise(keys[4], 'started', '1')
+  return { 'redone' }
+end
+
 -- Claims sagas that are due for the reconciler. The claim is a lease: the next due time is set at once, with backoff and jitter, so an
 -- instance that dies with its claim is followed by any other.
 --   KEYS  1 open  2 retry  3 retry_started
@@ -271,5 +300,6 @@ redis.register_function('order_add_item', add_item)
 redis.register_function('order_batch_init', batch_init)
 redis.register_function('order_begin', begin)
 redis.register_function('order_close', close)
+redis.register_function('order_redo_start', redo_start)
 redis.register_function('order_claim', claim)
 redis.register_function('order_raise_watermark', raise_watermark)

@@ -3,13 +3,23 @@
 use common::event::{Event, SagaEvent, Watermark};
 use common::redis::{Call, Reply, UnexpectedReply};
 use common::saga::Saga;
-use nats::Participant;
+use nats::topology::Service;
+use nats::{Participant, Redo};
 
 use crate::decision::{self, Decision, Effect};
 use crate::effect;
 
 /// The payment service's part.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Payment;
+
+impl Redo for Payment {
+    const SERVICE: Service = Service::Payment;
+
+    fn redo(&self, event: &SagaEvent) -> Option<Call> {
+        effect::redo(event)
+    }
+}
 
 impl Participant for Payment {
     type Effect = Effect;

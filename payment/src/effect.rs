@@ -3,17 +3,18 @@
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
 //! | `user:<id>` | string | credit | for ever |
-//! | `totals` | hash | sums of all credit ever created (`initial`), replaced, deposited, paid, debited, refunded | for ever |
+//! | `totals` | hash | sums of all credit ever created (`initial`), replaced, deposited, paid, debited, refunded; `uncovered`: redone debits for which there was no credit any more | for ever |
 //! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 10 s since the epoch | until the watermark has passed |
 //! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |
+//! | `redo:mark` | string | the position in the stream up to which inputs are taken, see `common::redis`; likewise `redo:recovered`, `redo:lock` | for ever |
 //! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
 //!
-//! At every instant: sum of all credits = initial - replaced + deposited - paid - debited + refunded.
+//! At every instant: sum of all credits = initial - replaced + deposited - paid - debited + refunded + uncovered.
 
 use common::amount::Amount;
-use common::event::Watermark;
+use common::event::{Kind, SagaEvent, Watermark};
 use common::id::UserId;
 use common::limits::{MAX_BUCKETS_PER_TRIM, MAX_CLOCK_AHEAD_MS, OUTCOME_BUCKET_MS};
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
@@ -46,6 +47,26 @@ pub fn apply(saga: &Saga, effect: &Effect) -> Call {
         Effect::Debit => call,
         Effect::Refund(reason) => call.arg(reason.to_string()),
     }
+}
+
+/// The call that makes a decision true again which this service has published; nothing for other events.
+pub fn redo(event: &SagaEvent) -> Option<Call> {
+    let outcome = match event.kind {
+        Kind::PaymentDebited => "debited",
+        Kind::PaymentDeclined => "declined",
+        Kind::PaymentRefunded => "refunded",
+        _ => return None,
+    };
+    let saga = &event.saga;
+    let bucket = format!("outcomes:{}", saga.started_at_ms / OUTCOME_BUCKET_MS);
+    let keys = [&*user_key(&saga.user_id), "totals", "watermark", "buckets", &*bucket];
+    let call = Call::function("payment_redo", &keys)
+        .arg(saga.saga_id.as_str())
+        .arg(saga.started_at_ms)
+        .arg(saga.user_id.as_str())
+        .arg(saga.amount.get())
+        .arg(outcome);
+    Some(call.arg(event.reason.as_ref().map(ToString::to_string).unwrap_or_default()))
 }
 
 /// Reads what [`apply`] recorded.

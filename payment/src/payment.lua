@@ -144,10 +144,61 @@ local function refund(keys, args)
   return { 'voided', args[5] }
 end
 
+-- Makes a decision true again that was published, and that a failover has lost. It is not taken a second time: where there is less
+-- credit now than it takes, because what was deposited is lost too, it stands all the same.
+--   KEYS  1 user  2 totals  3 watermark  4 buckets  5 bucket
+--   ARGV  1 saga  2 started_ms  3 user id  4 amount  5 'debited' or 'declined' or 'refunded'  6 reason, empty for debited
+-- Returns { 'redone' } | { 'short', credit that was not there } | { 'known' } | { 'contradiction', recorded } | { 'conflict', recorded }
+--       | { 'too_old', watermark }
+local function redo(keys, args)
+  local recorded, home = find(keys[5], keys[4], args[1])
+  local outcome, rest
+  if recorded then
+    outcome, rest = read(recorded)
+    if rest ~= content(args) then
+      return { 'conflict', recorded }
+    elseif (outcome == 'declined') ~= (args[5] == 'declined') then
+      return { 'contradiction', recorded }
+    elseif outcome ~= 'debited' or args[5] ~= 'refunded' then
+      keep(home, keys[5], keys[4], args[1], recorded)
+      return { 'known' }
+    end
+  elseif is_forgotten(keys[3], args[2]) then
+    return { 'too_old', is_forgotten(keys[3], args[2]) }
+  end
+  local missing = 0
+  if outcome == 'debited' then
+    raise(keys[2], 'refunded', args[4])
+    redis.call('INCRBY', keys[1], args[4])
+    outcome = 'refunded'
+  elseif args[5] == 'debited' then
+    local there = math.min(tonumber(redis.call('GET', keys[1]) or '0'), tonumber(args[4]))
+    missing = tonumber(args[4]) - there
+    raise(keys[2], 'debited', args[4])
+    if missing > 0 then
+      raise(keys[2], 'uncovered', digits(missing))
+    end
+    if there > 0 then
+      redis.call('DECRBY', keys[1], digits(there))
+    end
+    outcome = 'debited'
+  else
+    -- A refund without its debit is what a tombstone tells as well.
+    outcome = args[5] == 'refunded' and 'voided' or 'declined'
+  end
+  local entry = outcome .. ' ' .. content(args) .. (args[6] ~= '' and ' ' .. args[6] or '')
+  record(home, keys[4], args[1], entry)
+  if missing > 0 then
+    return { 'short', digits(missing) }
+  end
+  return { 'redone' }
+end
+
 redis.register_function('payment_create_user', create_user)
 redis.register_function('payment_add_funds', add_funds)
 redis.register_function('payment_pay', pay)
 redis.register_function('payment_batch_init', batch_init)
 redis.register_function('payment_debit', debit)
 redis.register_function('payment_refund', refund)
+redis.register_function('payment_redo', redo)
 redis.register_function('payment_trim', trim)

@@ -3,13 +3,23 @@
 use common::event::{Event, SagaEvent, Watermark};
 use common::redis::{Call, Reply, UnexpectedReply};
 use common::saga::Saga;
-use nats::Participant;
+use nats::topology::Service;
+use nats::{Participant, Redo};
 
 use crate::decision::{self, Decision, Effect};
 use crate::effect;
 
 /// The stock service's part.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Stock;
+
+impl Redo for Stock {
+    const SERVICE: Service = Service::Stock;
+
+    fn redo(&self, event: &SagaEvent) -> Option<Call> {
+        effect::redo(event)
+    }
+}
 
 impl Participant for Stock {
     type Effect = Effect;

@@ -3,17 +3,18 @@
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
 //! | `item:<id>` | hash | `stock`, `price` | for ever |
-//! | `totals` | hash | sums of all pieces ever created (`initial`), replaced, added, subtracted, reserved | for ever |
+//! | `totals` | hash | sums of all pieces ever created (`initial`), replaced, added, subtracted, reserved; `uncovered`: redone reservations for which there were no pieces any more | for ever |
 //! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 10 s since the epoch | until the watermark has passed |
 //! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |
+//! | `redo:mark` | string | the position in the stream up to which inputs are taken, see `common::redis`; likewise `redo:recovered`, `redo:lock` | for ever |
 //! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
 //!
-//! At every instant: sum of all stocks = initial - replaced + added - subtracted - reserved.
+//! At every instant: sum of all stocks = initial - replaced + added - subtracted - reserved + uncovered.
 
 use common::amount::{Amount, Quantity};
-use common::event::Watermark;
+use common::event::{Kind, SagaEvent, Watermark};
 use common::id::ItemId;
 use common::limits::{MAX_BUCKETS_PER_TRIM, MAX_CLOCK_AHEAD_MS, OUTCOME_BUCKET_MS};
 use common::reason::FailureReason;
@@ -29,12 +30,36 @@ fn item_key(item: impl std::fmt::Display) -> String {
     format!("item:{item}")
 }
 
+/// The keys that every function about a saga takes first.
+fn saga_keys(saga: &Saga) -> Vec<String> {
+    let bucket = format!("outcomes:{}", saga.started_at_ms / OUTCOME_BUCKET_MS);
+    vec!["totals".to_owned(), "watermark".to_owned(), "buckets".to_owned(), bucket]
+}
+
+/// The items as a record holds them: one without any would have an empty word in it.
+fn items_text(saga: &Saga) -> String {
+    if saga.items.iter().len() == 0 { "-".to_owned() } else { saga.items.to_string() }
+}
+
+/// The call that makes a decision true again which this service has published; nothing for other events.
+pub fn redo(event: &SagaEvent) -> Option<Call> {
+    let outcome = match event.kind {
+        Kind::StockReserved => "reserved",
+        Kind::StockFailed => "failed",
+        _ => return None,
+    };
+    let saga = &event.saga;
+    let mut keys = saga_keys(saga);
+    keys.extend(saga.items.iter().map(|(item, _)| item_key(item)));
+    let call = call_for("stock_redo", &keys, saga, &items_text(saga)).arg(outcome);
+    let call = call.arg(event.reason.as_ref().map(ToString::to_string).unwrap_or_default());
+    Some(saga.items.iter().fold(call, |call, (_, quantity)| call.arg(quantity.get())))
+}
+
 /// The call that carries out a saga's effect.
 pub fn apply(saga: &Saga, effect: &Effect) -> Call {
-    let bucket = format!("outcomes:{}", saga.started_at_ms / OUTCOME_BUCKET_MS);
-    let mut keys = vec!["totals".to_owned(), "watermark".to_owned(), "buckets".to_owned(), bucket];
-    // A record without items would have an empty word in it.
-    let text = if saga.items.iter().len() == 0 { "-".to_owned() } else { saga.items.to_string() };
+    let mut keys = saga_keys(saga);
+    let text = items_text(saga);
     match effect {
         Effect::Reserve => {
             keys.extend(saga.items.iter().map(|(item, _)| item_key(item)));

@@ -22,14 +22,16 @@ fn main() -> ExitCode {
 async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::error::Error>> {
     let listener = common::http::bind(settings.listen)?;
     let tasks = Tasks::new();
-    let database = Database::open(&settings.redis_url, effect::LIBRARY, (&settings).into(), &tasks)?;
-    if !database.wait_until_connected(service::START_PATIENCE).await {
-        return Err(format!("no database at {}", database.address()).into());
-    }
     let broker =
         Broker::connect(&settings.nats_url, config::SERVICE.name, &settings.instance, service::START_PATIENCE).await?;
     let limits = Limits::from(&settings);
     broker.ensure_topology(&limits).await?;
+    let redo = Arc::new(nats::Redoer::new(broker.clone(), consumer::Stock));
+    let (url, options) = (&settings.redis_url, (&settings).into());
+    let database = Database::open_recovered(url, effect::LIBRARY, options, &tasks, redo)?;
+    if !database.wait_until_connected(service::START_PATIENCE).await {
+        return Err(format!("no database at {}", database.address()).into());
+    }
     // Until here nothing was taken in, so a signal simply ends the process.
     let signals = Signals::listen()?;
 

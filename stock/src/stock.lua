@@ -137,10 +137,52 @@ local function abandon(keys, args)
   return decided(keys, args) or fail(keys, args, args[4])
 end
 
+-- Makes a decision true again that was published, and that a failover has lost. It is not taken a second time: where there are fewer
+-- pieces now than it takes, because those that were added are lost too, it stands all the same.
+--   KEYS  1 totals  2 watermark  3 buckets  4 bucket  5… the items
+--   ARGV  1 saga  2 started_ms  3 items as text  4 'reserved' or 'failed'  5 reason, empty for reserved  6… quantity of each item
+-- Returns { 'redone' } | { 'short', pieces that were not there } | { 'known' } | { 'contradiction', recorded } | { 'conflict', recorded }
+--       | { 'too_old', watermark }
+local function redo(keys, args)
+  local recorded, home = find(keys[4], keys[3], args[1])
+  if recorded then
+    local outcome, items = read(recorded)
+    if items ~= args[3] then
+      return { 'conflict', recorded }
+    elseif outcome ~= args[4] then
+      return { 'contradiction', recorded }
+    end
+    keep(home, keys[4], keys[3], args[1], recorded)
+    return { 'known' }
+  elseif is_forgotten(keys[2], args[2]) then
+    return { 'too_old', is_forgotten(keys[2], args[2]) }
+  end
+  local missing = 0
+  for n = 5, args[4] == 'reserved' and #keys or 0 do
+    local quantity = tonumber(args[n + 1])
+    local there = math.min(tonumber(redis.call('HGET', keys[n], 'stock') or '0'), quantity)
+    raise(keys[1], 'reserved', args[n + 1])
+    if there < quantity then
+      missing = missing + quantity - there
+      raise(keys[1], 'uncovered', digits(quantity - there))
+    end
+    if there > 0 then
+      take(keys[n], digits(there))
+    end
+  end
+  local entry = args[4] .. ' ' .. args[3] .. (args[5] ~= '' and ' ' .. args[5] or '')
+  record(keys[4], keys[3], args[1], entry)
+  if missing > 0 then
+    return { 'short', digits(missing) }
+  end
+  return { 'redone' }
+end
+
 redis.register_function('stock_create_item', create_item)
 redis.register_function('stock_add', add)
 redis.register_function('stock_subtract', subtract)
 redis.register_function('stock_batch_init', batch_init)
 redis.register_function('stock_reserve', reserve)
 redis.register_function('stock_abandon', abandon)
+redis.register_function('stock_redo', redo)
 redis.register_function('stock_trim', trim)

@@ -1,6 +1,7 @@
 //! Opens connections that are fit for use: to the primary, TCP_NODELAY set, the function library loaded.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -9,6 +10,7 @@ use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, R
 use tokio_util::sync::CancellationToken;
 
 use super::Library;
+use super::recovery::{Position, Recoveries};
 use super::sentinel::{Primary, Sentinels};
 
 /// How long opening a connection may take before it is tried anew.
@@ -26,6 +28,9 @@ enum Place {
 pub(super) struct Connector {
     place: Place,
     library: Library,
+    recoveries: Option<Recoveries>,
+    /// Connections that are being made fit by a recovery.
+    recovering: AtomicUsize,
 }
 
 /// A connection of the caller's own.
@@ -33,6 +38,8 @@ pub(super) struct Open {
     pub(super) connection: MultiplexedConnection,
     /// The node that it leads to, where that may change.
     pub(super) primary: Option<Primary>,
+    /// The mark that was last written through it.
+    pub(super) mark: Option<Position>,
 }
 
 /// Whether this is the URL of a database, or of its sentinels.
@@ -50,8 +57,23 @@ impl Place {
 }
 
 impl Connector {
-    pub(super) fn new(url: &str, library: Library) -> Result<Self, RedisError> {
-        Ok(Self { place: Place::of(url)?, library })
+    pub(super) fn new(url: &str, library: Library, recoveries: Option<Recoveries>) -> Result<Self, RedisError> {
+        Ok(Self { place: Place::of(url)?, library, recoveries, recovering: AtomicUsize::new(0) })
+    }
+
+    /// See [`super::Database::era`].
+    pub(super) fn era(&self) -> u64 {
+        let epoch = match &self.place {
+            Place::Fixed(_) => 0,
+            Place::Watched(sentinels) => sentinels.epoch(),
+        };
+        // Neither ever comes near to 2^32.
+        self.recoveries.as_ref().map_or(0, Recoveries::met) << 32 | epoch
+    }
+
+    /// Whether some connection waits for a recovery.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovering.load(Ordering::Relaxed) > 0
     }
 
     /// Where the database is, without user name and password.
@@ -95,8 +117,22 @@ impl Connector {
         }
     }
 
-    /// A new connection of the caller's own, to what is the primary now.
-    pub(super) async fn connect(&self) -> RedisResult<Open> {
+    /// A new connection of the caller's own, to what is the primary now, when that may be used. Given up at `stop`.
+    pub(super) async fn connect(&self, stop: &CancellationToken) -> RedisResult<Open> {
+        let mut open = self.connect_somehow().await?;
+        let Some(recoveries) = &self.recoveries else { return Ok(open) };
+        let _counted = Counted::new(&self.recovering);
+        let primary = open.primary.clone();
+        tokio::select! {
+            recovered = recoveries.ensure(&mut open.connection) => recovered?,
+            () = self.superseded(primary.as_ref()) => return Err(superseded()),
+            () = stop.cancelled() => return Err(trouble(std::io::ErrorKind::Interrupted, "stopping")),
+        }
+        Ok(open)
+    }
+
+    /// A new connection to what is the primary now.
+    async fn connect_somehow(&self) -> RedisResult<Open> {
         let connect = async {
             let sentinels = match &self.place {
                 Place::Fixed(info) => return self.connect_to(info.clone(), None).await,
@@ -119,7 +155,7 @@ impl Connector {
             verify_role(&mut connection).await?;
         }
         self.load_library(&mut connection).await?;
-        Ok(Open { connection, primary })
+        Ok(Open { connection, primary, mark: None })
     }
 
     /// Loads the library unless the database has it already. Functions are kept and replicated by Redis like data.
@@ -133,6 +169,22 @@ impl Connector {
         }
         tracing::info!(library = self.library.name, "loading the function library");
         redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(source).query_async(connection).await
+    }
+}
+
+/// Counted for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connector, Open, superseded, trouble};
+use super::recovery::{self, Reached};
 use super::replicated::exchange;
 use super::{Call, CallError, Reply};
 use crate::limits::MAX_GROUP_COMMANDS;
@@ -93,6 +94,7 @@ pub(super) struct Lane {
     stop: CancellationToken,
     /// Replicas that must have a group before it is answered.
     wait_replicas: usize,
+    reached: Arc<Reached>,
     connection: Option<Open>,
     /// Taken from the queue and not answered yet, oldest first.
     pending: VecDeque<Queued>,
@@ -106,9 +108,19 @@ impl Lane {
         connected: Arc<AtomicBool>,
         stop: CancellationToken,
         wait_replicas: usize,
+        reached: Arc<Reached>,
     ) -> Self {
-        let pending = VecDeque::new();
-        Self { connector, calls, connected, stop, wait_replicas, connection: None, pending, backoff: FIRST_BACKOFF }
+        Self {
+            connector,
+            calls,
+            connected,
+            stop,
+            wait_replicas,
+            reached,
+            connection: None,
+            pending: VecDeque::new(),
+            backoff: FIRST_BACKOFF,
+        }
     }
 
     /// Runs until asked to stop and nothing is queued.
@@ -162,7 +174,7 @@ impl Lane {
         let is_new = connection.is_none();
         let mut open = match connection {
             Some(open) => open,
-            None => self.connector.connect().await?,
+            None => self.connector.connect(&self.stop).await?,
         };
         if self.pending.is_empty() {
             self.connection = Some(open);
@@ -170,7 +182,12 @@ impl Lane {
         }
         let primary = open.primary.clone();
         let (mut size, mut count, limit) = self.group();
-        let mut pipeline = redis::Pipeline::with_capacity(count);
+        let mut pipeline = redis::Pipeline::with_capacity(count + 3);
+        // Before the calls, so that it is lost with whatever of them is lost. Where it has not changed, the last one still stands.
+        let mark = self.reached.get().filter(|reached| open.mark != Some(*reached));
+        if let Some(mark) = mark {
+            pipeline.cmd("SET").arg(recovery::MARK).arg(mark.to_string());
+        }
         let mut sent_before = Vec::with_capacity(size);
         while sent_before.len() < size {
             let queued = &self.pending[sent_before.len()];
@@ -189,13 +206,18 @@ impl Lane {
             self.connection = Some(open);
             return Ok(is_new);
         }
-        let replies = exchange(&self.connector, &mut open, pipeline, count, self.wait_replicas);
-        let values = tokio::select! {
+        let marks = usize::from(mark.is_some());
+        let replies = exchange(&self.connector, &mut open, pipeline, marks + count, self.wait_replicas);
+        let mut values = tokio::select! {
             replies = tokio::time::timeout(limit, replies) => {
                 replies.map_err(|_| trouble(ErrorKind::TimedOut, "no reply in time, or too few replicas have it"))??
             }
             () = self.connector.superseded(primary.as_ref()) => return Err(superseded()),
         };
+        if mark.is_some() && matches!(values.remove(0), Value::Okay) {
+            // One that was refused costs nothing but time, should there be a recovery: the mark before it points at more than is needed.
+            open.mark = mark;
+        }
         let mut group: Vec<Queued> = self.pending.drain(..size).collect();
         if let Some(error) = find_passing(&values).or_else(|| find_surplus(&values, count)) {
             // Repeated as a whole: calls that did succeed answer from their records. Those that were refused before anything

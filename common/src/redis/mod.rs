@@ -16,6 +16,7 @@ mod call;
 mod connection;
 mod lane;
 mod operation;
+mod recovery;
 mod replicated;
 mod reply;
 mod sentinel;
@@ -25,6 +26,7 @@ pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};
 pub use call::{Call, CallError};
 pub use connection::locate_primary;
 pub use operation::Operation;
+pub use recovery::{InvalidPosition, Position, Recovery, Unrecovered};
 pub use reply::{Reply, UnexpectedReply};
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::service::ServiceSettings;
 use crate::shutdown::{Stage, Tasks};
 use connection::Connector;
 use lane::{Lane, Progress, Queued};
+use recovery::{Reached, Recoveries};
 
 /// A function library: what a service loads into its database.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +97,8 @@ pub struct Database {
     /// Bounds the queue. A call holds a place until it is answered.
     places: Arc<Semaphore>,
     connected: Arc<AtomicBool>,
+    connector: Arc<Connector>,
+    reached: Arc<Reached>,
     address: Arc<str>,
 }
 
@@ -103,24 +108,68 @@ impl Database {
     /// # Errors
     /// `url` is not a Redis URL.
     pub fn open(url: &str, library: Library, options: Options, tasks: &Tasks) -> Result<Self, redis::RedisError> {
-        let connector = Arc::new(Connector::new(url, library)?);
+        Self::start(url, library, options, tasks, None)
+    }
+
+    /// The same, where no primary is used before `recovery` has made good what it lacks.
+    ///
+    /// # Errors
+    /// `url` is not a Redis URL.
+    pub fn open_recovered(
+        url: &str,
+        library: Library,
+        options: Options,
+        tasks: &Tasks,
+        recovery: Arc<dyn Recovery>,
+    ) -> Result<Self, redis::RedisError> {
+        Self::start(url, library, options, tasks, Some(recovery))
+    }
+
+    fn start(
+        url: &str,
+        library: Library,
+        options: Options,
+        tasks: &Tasks,
+        recovery: Option<Arc<dyn Recovery>>,
+    ) -> Result<Self, redis::RedisError> {
+        let connector = Arc::new(Connector::new(url, library, recovery.map(Recoveries::new))?);
+        let reached = Arc::new(Reached::default());
         let address = connector.address().into();
         let (queue, calls) = mpsc::unbounded_channel();
         let calls = Arc::new(Mutex::new(calls));
         let connected = Arc::new(AtomicBool::new(false));
         for _ in 0..options.lanes.max(1) {
             let stop = tasks.stop(Stage::Support);
-            let lane = Lane::new(connector.clone(), calls.clone(), connected.clone(), stop, options.wait_replicas);
+            let (calls, connected) = (calls.clone(), connected.clone());
+            let lane = Lane::new(connector.clone(), calls, connected, stop, options.wait_replicas, reached.clone());
             tasks.spawn(Stage::Support, lane.run());
         }
-        let (follower, stop) = (connector, tasks.stop(Stage::Support));
+        let (follower, stop) = (connector.clone(), tasks.stop(Stage::Support));
         tasks.spawn(Stage::Support, async move { follower.follow(stop).await });
-        Ok(Self { queue, places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)), connected, address })
+        Ok(Self {
+            queue,
+            places: Arc::new(Semaphore::new(MAX_QUEUED_COMMANDS)),
+            connected,
+            connector,
+            reached,
+            address,
+        })
     }
 
     /// Whether the last thing that any lane heard of the database was an answer.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Which primary the database is at, as far as is known here: another number whenever it is another one, or another run of the same.
+    /// What was done between two equal readings was done at the one that is used now.
+    pub fn era(&self) -> u64 {
+        self.connector.era()
+    }
+
+    /// Inputs of this process up to this position have been taken: every group from here on leaves it as its mark, before what it does.
+    pub fn reached(&self, position: Position) {
+        self.reached.raise(position);
     }
 
     /// Makes one call and waits until its effect is safe.
@@ -174,9 +223,17 @@ impl Database {
         &self.address
     }
 
-    /// Waits until the database answers and has the library, at most `patience`. Says whether it does.
+    /// Waits until the database answers and has the library, at most `patience`; while it is being recovered, as long as that takes. Says
+    /// whether it does.
     pub async fn wait_until_connected(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        self.call(Call::command("PING"), Some(deadline)).await.is_ok()
+        loop {
+            let deadline = Instant::now() + patience;
+            if self.call(Call::command("PING"), Some(deadline)).await.is_ok() {
+                return true;
+            }
+            if !self.connector.is_recovering() {
+                return false;
+            }
+        }
     }
 }

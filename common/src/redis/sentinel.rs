@@ -222,6 +222,11 @@ impl Sentinels {
         self.known.borrow().as_ref().is_some_and(|it| it.epoch > used.epoch && !it.is_at(used))
     }
 
+    /// The latest configuration epoch that is known; 0 before any is.
+    pub(super) fn epoch(&self) -> u64 {
+        self.known.borrow().as_ref().map_or(0, |known| known.epoch)
+    }
+
     /// Listens to every sentinel until `stop`. All at once: the first that knows of a failover is the one that counts, and none has to
     /// be replaced when it dies.
     pub(super) async fn follow(self: Arc<Self>, stop: CancellationToken) {

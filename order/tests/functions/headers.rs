@@ -1,5 +1,6 @@
 //! The headers of `order.lua` say what its functions do.
 
+use common::event::Kind;
 use common::problem::Code;
 use common::redis::{Call, Reply};
 use common::undo::State;
@@ -8,6 +9,7 @@ use order::effect::{self, LIBRARY, NewOrder};
 use testing::database::{TestDatabase, operation};
 use testing::lua_headers;
 
+use crate::redo::published;
 use crate::support::{Orders, TRACE, failed, settings};
 
 fn create() -> Create {
@@ -62,6 +64,7 @@ async fn headers_code_builders_and_readers_agree() {
     for state in [State::Completed, failed("abandoned")] {
         calls.push(effect::close(&saga, &state, "", 300));
     }
+    calls.push(effect::redo(&published(&saga, Kind::CheckoutStarted, None), 300).unwrap());
     calls.push(effect::claim(&reconcile));
     calls.push(effect::raise_watermark(&reconcile));
     let words: Vec<_> = calls.iter().map(Call::words).collect();

@@ -10,5 +10,6 @@ mod headers;
 mod lost;
 mod model;
 mod orders;
+mod redo;
 mod support;
 mod watermark;

@@ -1,14 +1,15 @@
 //! The headers of `payment.lua` say what its functions do.
 
-use common::event::Watermark;
+use common::event::{Kind, Watermark};
 use common::problem::Code;
 use common::redis::{Call, Reply};
 use payment::command::Command;
 use payment::decision::Effect;
-use payment::effect::{LIBRARY, apply, batch_init, read_outcome, trim};
+use payment::effect::{LIBRARY, apply, batch_init, read_outcome, redo, trim};
 use testing::database::{TestDatabase, operation};
 use testing::lua_headers;
 
+use crate::redo::published;
 use crate::support::saga;
 
 fn commands() -> [(&'static str, Command); 3] {
@@ -41,6 +42,7 @@ async fn headers_code_builders_and_readers_agree() {
     calls.push(batch_init(&key, &chunk, 5.try_into().unwrap()));
     calls.push(apply(&saga, &Effect::Debit));
     calls.push(apply(&saga, &Effect::Refund("abandoned".parse().unwrap())));
+    calls.push(redo(&published(saga, Kind::PaymentDebited, None)).unwrap());
     calls.push(trim(Watermark { closed_before_ms: 1 }));
     let words: Vec<_> = calls.iter().map(Call::words).collect();
     lua_headers::check(&LIBRARY.source(), &words, reads);

@@ -7,5 +7,6 @@ mod commands;
 mod forgetting;
 mod headers;
 mod model;
+mod redo;
 mod sagas;
 mod support;

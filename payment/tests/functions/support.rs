@@ -83,13 +83,13 @@ impl Payment {
         let users = self.db.console.keys("user:");
         let credits: i128 = users.iter().map(|key| i128::from(self.db.console.number(&["GET", key]))).sum();
         let total = |payment: &mut Self, name| payment.total(name);
-        let (gains, losses) = (["initial", "deposited", "refunded"], ["replaced", "paid", "debited"]);
+        let (gains, losses) = (["initial", "deposited", "refunded", "uncovered"], ["replaced", "paid", "debited"]);
         let gained: i128 = gains.iter().map(|name| total(self, name)).sum();
         let lost: i128 = losses.iter().map(|name| total(self, name)).sum();
         assert_eq!(
             credits,
             gained - lost,
-            "sum of credits = initial - replaced + deposited - paid - debited + refunded"
+            "sum of credits = initial - replaced + deposited - paid - debited + refunded + uncovered"
         );
     }
 }

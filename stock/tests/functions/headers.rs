@@ -1,14 +1,15 @@
 //! The headers of `stock.lua` say what its functions do.
 
-use common::event::Watermark;
+use common::event::{Kind, Watermark};
 use common::problem::Code;
 use common::redis::{Call, Reply};
 use stock::command::Command;
 use stock::decision::Effect;
-use stock::effect::{LIBRARY, apply, batch_init, read_outcome, trim};
+use stock::effect::{LIBRARY, apply, batch_init, read_outcome, redo, trim};
 use testing::database::{TestDatabase, operation};
 use testing::lua_headers;
 
+use crate::redo::published;
 use crate::support::saga;
 
 fn commands() -> [(&'static str, Command); 3] {
@@ -42,6 +43,7 @@ async fn headers_code_builders_and_readers_agree() {
         calls.push(apply(&saga("5.k.0", items), &Effect::Reserve));
         calls.push(apply(&saga("5.k.0", items), &Effect::Abandon));
     }
+    calls.push(redo(&published(saga("5.k.0", "a:1,b:2"), Kind::StockReserved, None)).unwrap());
     calls.push(trim(Watermark { closed_before_ms: 1 }));
     let words: Vec<_> = calls.iter().map(Call::words).collect();
     lua_headers::check(&LIBRARY.source(), &words, reads);

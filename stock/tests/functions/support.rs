@@ -78,9 +78,13 @@ impl Stock {
     pub fn assert_books_balance(&mut self) {
         let items = self.db.console.keys("item:");
         let pieces: i128 = items.iter().map(|key| self.db.console.field(key, "stock")).sum();
-        let gained: i128 = ["initial", "added"].iter().map(|name| self.total(name)).sum();
+        let gained: i128 = ["initial", "added", "uncovered"].iter().map(|name| self.total(name)).sum();
         let lost: i128 = ["replaced", "subtracted", "reserved"].iter().map(|name| self.total(name)).sum();
-        assert_eq!(pieces, gained - lost, "sum of stocks = initial - replaced + added - subtracted - reserved");
+        assert_eq!(
+            pieces,
+            gained - lost,
+            "sum of stocks = initial - replaced + added - subtracted - reserved + uncovered"
+        );
     }
 }
 

@@ -1,0 +1,301 @@
+//! Redo before new work: a service's own decisions, as it has published them, are made true again in a database that has lost its tail.
+//!
+//! The decisions are read from the stream from the position on that the database's last surviving mark names ([`common::redis::Recovery`]),
+//! in their order, and go through the same outcome records as before: what survived is known, what was lost is applied *as it was decided*.
+//! Nothing is decided a second time.
+//!
+//! Services may not create consumers, so the stream is read by batched direct gets (ADR-31). Any replica of the stream answers those,
+//! also one that lags; so the leader is asked for the last of the service's messages, and reading goes on until that one was met.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode};
+use bytes::Bytes;
+use common::event::{Event, SagaEvent};
+use common::redis::{Call, Database, Position, Recovery, Reply, Unrecovered};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
+use crate::topology::{CHANNELS, CHECKOUT, Service};
+
+/// Messages that are read at once, and redone as one group.
+const PAGE: usize = 256;
+/// Before a replica of the stream that lags is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The server's error for a stream that is not there: what is deleted tells nothing any more.
+const NO_STREAM: u16 = 10059;
+/// The server's error for a message that is not there.
+const NO_MESSAGE: u16 = 10037;
+
+/// A service that can make its published decisions true again.
+pub trait Redo: Send + Sync + 'static {
+    /// Who publishes the decisions.
+    const SERVICE: Service;
+    /// The call that makes a decision of this service true again; nothing for an event that stands for no effect. The reply's codes:
+    /// `redone` or `closed`; `short` where it was applied and there was less than it takes; `known` or `repeat`; `too_old` for
+    /// what lies behind the watermark, and is forgotten; anything else contradicts what the database has recorded.
+    fn redo(&self, event: &SagaEvent) -> Option<Call>;
+}
+
+/// Recovers the database of a service.
+pub struct Redoer<R> {
+    broker: Broker,
+    service: R,
+}
+
+impl<R: Redo> Redoer<R> {
+    /// Redoes what `service` has published on this broker.
+    pub fn new(broker: Broker, service: R) -> Self {
+        Self { broker, service }
+    }
+
+    async fn run(&self, primary: &mut Unrecovered) -> Result<(), String> {
+        let began = Instant::now();
+        let mark = primary.mark().await.map_err(|error| error.to_string())?;
+        let mut published =
+            Published::since(&self.broker, R::SERVICE, mark).await.map_err(|error| error.to_string())?;
+        let from = published.next;
+        let mut tally = Tally::default();
+        while let Some(page) = published.page().await.map_err(|error| error.to_string())? {
+            let events: Vec<SagaEvent> = page.iter().filter_map(decode).collect();
+            let calls: Vec<(&SagaEvent, Call)> =
+                events.iter().filter_map(|event| Some((event, self.service.redo(event)?))).collect();
+            let (events, calls): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+            let replies = primary.call_all(calls).await.map_err(|error| error.to_string())?;
+            for (event, reply) in events.into_iter().zip(&replies) {
+                tally.add(event, reply);
+            }
+        }
+        let Tally { redone, known, forgotten, contradicted } = tally;
+        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mark = mark.map(|mark| mark.to_string());
+        tracing::info!(
+            redone,
+            known,
+            forgotten,
+            contradicted,
+            mark,
+            from,
+            to = published.last,
+            elapsed_ms,
+            "the primary is recovered: published decisions are redone"
+        );
+        Ok(())
+    }
+}
+
+impl<R: Redo> Recovery for Redoer<R> {
+    fn recover<'a>(&'a self, primary: &'a mut Unrecovered) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.run(primary))
+    }
+}
+
+/// Redoes decisions that were published when the primary that they were made at had been replaced already, so that its successor may have
+/// been recovered without them.
+pub async fn redo_late<R: Redo>(service: &R, database: &Database, published: &[&Event]) {
+    let events = published.iter().filter_map(|event| match event {
+        Event::Saga(event) => Some((event, service.redo(event)?)),
+        Event::Watermark(_) => None,
+    });
+    let (events, calls): (Vec<_>, Vec<_>) = events.unzip();
+    let mut tally = Tally::default();
+    match database.call_all(calls, None).await {
+        Ok(replies) => {
+            for (event, reply) in events.into_iter().zip(replies) {
+                match reply {
+                    Ok(reply) => tally.add(event, &reply),
+                    Err(error) => tracing::error!(event = event.id(), %error, "not redone"),
+                }
+            }
+        }
+        // At the end of the process. Nothing is acknowledged yet, so the inputs come again.
+        Err(error) => tracing::warn!(%error, "decisions that were published late are not redone"),
+    }
+    tracing::info!(?tally, "decisions that were published late are redone");
+}
+
+/// What became of the decisions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    redone: u64,
+    known: u64,
+    forgotten: u64,
+    contradicted: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, event: &SagaEvent, reply: &Reply) {
+        let (count, result) = match reply.code() {
+            "redone" | "closed" => (&mut self.redone, "redone"),
+            "short" => {
+                tracing::error!(
+                    event = event.id(),
+                    missing = reply.text(1),
+                    "redone, but there was less than it takes"
+                );
+                (&mut self.redone, "short")
+            }
+            "known" | "repeat" => (&mut self.known, "known"),
+            "too_old" => (&mut self.forgotten, "forgotten"),
+            code => {
+                let recorded = reply.text(1);
+                tracing::error!(event = event.id(), code, recorded, "published, but the database says otherwise");
+                (&mut self.contradicted, "contradicted")
+            }
+        };
+        *count += 1;
+        metrics::counter!("decisions_redone_total", "result" => result).increment(1);
+    }
+}
+
+/// The event of a message that was read from the stream; nothing for what is about no saga.
+fn decode(message: &Message) -> Option<SagaEvent> {
+    let header = |name: &str| message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str);
+    match Event::decode(header("Nats-Subject")?, &message.payload, header("traceparent")) {
+        Ok(Event::Saga(event)) => Some(event),
+        Ok(Event::Watermark(_)) => None,
+        Err(poison) => {
+            tracing::error!(%poison, sequence = header("Nats-Sequence"), "a decision that cannot be read is not redone");
+            None
+        }
+    }
+}
+
+/// The messages that a service has published, page by page.
+struct Published<'a> {
+    broker: &'a Broker,
+    service: Service,
+    /// The sequence that is read next.
+    next: u64,
+    /// The sequence of the last one; 0 where there is none.
+    last: u64,
+}
+
+impl<'a> Published<'a> {
+    /// Those that are stored now and lie behind `mark`, if the message there is still the one that was meant; if not, all.
+    async fn since(broker: &'a Broker, service: Service, mark: Option<Position>) -> Result<Self, BrokerError> {
+        let last = last_published(broker, service).await?;
+        let mut next = 1;
+        if let Some(mark) = mark {
+            let question = serde_json::json!({ "seq": mark.sequence });
+            let found = ask_leader(broker, &question).await?;
+            if found.is_some_and(|found| found.stored_at_ns == Some(mark.stored_at_ns)) {
+                next = mark.sequence + 1;
+            }
+        }
+        Ok(Self { broker, service, next, last })
+    }
+
+    /// The next messages; nothing after the last.
+    async fn page(&mut self) -> Result<Option<Vec<Message>>, BrokerError> {
+        while self.next <= self.last {
+            let page = self.fetch().await?;
+            if let Some(sequence) = page.last().and_then(sequence) {
+                self.next = sequence + 1;
+                return Ok(Some(page));
+            }
+            // Whoever answered lags, or somebody has purged the stream meanwhile.
+            tokio::time::sleep(PAUSE).await;
+            self.last = self.last.min(last_published(self.broker, self.service).await?);
+        }
+        Ok(None)
+    }
+
+    async fn fetch(&self) -> Result<Vec<Message>, BrokerError> {
+        let client = &self.broker.inner.client;
+        let inbox = client.new_inbox();
+        let mut subscriber = client.subscribe(inbox.clone()).await.map_err(request_error("subscribe"))?;
+        let subjects = format!("{}.*", subject_prefix(self.service));
+        let question = serde_json::json!({ "seq": self.next, "batch": PAGE, "next_by_subj": subjects });
+        client
+            .publish_with_reply(format!("$JS.API.DIRECT.GET.{CHECKOUT}"), inbox, Bytes::from(question.to_string()))
+            .await
+            .map_err(request_error("the stream cannot be read"))?;
+        let mut page = Vec::with_capacity(PAGE);
+        loop {
+            let message = bounded(ANSWER_PATIENCE, subscriber.next()).await.flatten();
+            let message = message.ok_or_else(|| BrokerError::Request("the stream cannot be read: no answer".into()))?;
+            match message.status.filter(|status| *status != StatusCode::OK) {
+                None => page.push(message),
+                // The end of the batch, or nothing there.
+                Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => return Ok(page),
+                Some(status) => {
+                    let why = message.description.as_deref().unwrap_or("no description");
+                    return Err(BrokerError::Request(format!("the stream cannot be read: {status}: {why}")));
+                }
+            }
+        }
+    }
+}
+
+fn sequence(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get("Nats-Sequence")?.as_str().parse().ok()
+}
+
+/// The word that all subjects of a service begin with.
+fn subject_prefix(service: Service) -> &'static str {
+    match service {
+        Service::Order => "checkout",
+        Service::Payment => "payment",
+        Service::Stock => "stock",
+    }
+}
+
+/// The sequence of the last message that the service has published; 0 where there is none.
+async fn last_published(broker: &Broker, service: Service) -> Result<u64, BrokerError> {
+    let mut last = 0;
+    for channel in CHANNELS.iter().filter(|channel| channel.published_by == service) {
+        let found = ask_leader(broker, &serde_json::json!({ "last_by_subj": channel.subject })).await?;
+        last = last.max(found.map_or(0, |found| found.sequence));
+    }
+    Ok(last)
+}
+
+struct Found {
+    sequence: u64,
+    stored_at_ns: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    message: Option<Stored>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    seq: u64,
+    time: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u16,
+    #[serde(default)]
+    description: String,
+}
+
+/// A message of the stream, as its leader knows it.
+async fn ask_leader(broker: &Broker, question: &serde_json::Value) -> Result<Option<Found>, BrokerError> {
+    let failed = request_error("the stream cannot be asked");
+    let subject = format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}");
+    let request = broker.inner.client.request(subject, Bytes::from(question.to_string()));
+    let reply = request.await.map_err(|error| failed(error.to_string()))?;
+    let answer: Answer = serde_json::from_slice(&reply.payload).map_err(|error| failed(error.to_string()))?;
+    match (answer.message, answer.error) {
+        (Some(Stored { seq, time }), _) => {
+            let time = OffsetDateTime::parse(&time, &Rfc3339).ok();
+            let stored_at_ns = time.and_then(|time| u64::try_from(time.unix_timestamp_nanos()).ok());
+            Ok(Some(Found { sequence: seq, stored_at_ns }))
+        }
+        (None, Some(Refusal { err_code: NO_STREAM | NO_MESSAGE, .. })) => Ok(None),
+        (None, Some(refusal)) => Err(failed(refusal.description)),
+        (None, None) => Err(failed("an answer without a message".to_owned())),
+    }
+}
