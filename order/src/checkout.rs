@@ -62,6 +62,7 @@ impl Checkouts {
         let operation = Some(operation).filter(|operation| operation.is_from_client);
         // Registered before the saga can end.
         let waiter = self.waiting.register(order);
+        let era = self.database.era();
         let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace);
         let reply = self.database.call(call, Some(deadline)).await;
         let reply = reply.map_err(|error| trouble(error, format!("/orders/find/{order}")))?;
@@ -69,7 +70,7 @@ impl Checkouts {
             (Begun::Started(saga), _) => {
                 crash::point("order.begun");
                 let saga_id = saga.saga_id.clone();
-                self.tell_started(*saga, trace, deadline).await;
+                self.tell_started(*saga, trace, deadline, era).await;
                 crash::point("order.told");
                 saga_id
             }
@@ -91,10 +92,17 @@ impl Checkouts {
     }
 
     /// Publishes `checkout.started`. The undo entry is written, so should this fail the reconciler does it again.
-    async fn tell_started(&self, saga: Saga, trace: TraceParent, deadline: Instant) {
+    async fn tell_started(&self, saga: Saga, trace: TraceParent, deadline: Instant, era: u64) {
         let event = Event::from(SagaEvent::first(Kind::CheckoutStarted, saga, 0, trace));
         if let Err(error) = self.broker.publish(&event, Some(deadline)).await {
             tracing::warn!(%error, event = event.id(), "not published; the reconciler will do it");
+        }
+        if let Event::Saga(started) = &event
+            && era != self.database.era()
+        {
+            // The entry may be lost with the primary that it was written to, and the next one recovered before this was told.
+            let redone = self.database.call(effect::redo_start(started), Some(deadline)).await;
+            tracing::info!(event = event.id(), ?redone, "told while the database failed over: redone");
         }
     }
 

@@ -103,31 +103,33 @@ fn parts_of(saga: &SagaId) -> (&str, &str) {
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
+/// The call that makes a start true again which this service has told.
+pub fn redo_start(event: &SagaEvent) -> Call {
+    let saga = &event.saga;
+    let keys = [&*undo_key(&saga.saga_id), &*order_key(&saga.order_id), "open", "totals", "watermark"];
+    let (incarnation, attempt) = parts_of(&saga.saga_id);
+    Call::function("order_redo_start", &keys)
+        .arg(saga.saga_id.as_str())
+        .arg(saga.order_id.as_str())
+        .arg(saga.user_id.as_str())
+        .arg(saga.amount.get())
+        .arg(saga.items.to_string())
+        .arg(saga.started_at_ms)
+        .arg(incarnation)
+        .arg(attempt)
+        .arg(event.traceparent.as_str())
+        .arg(event.round)
+}
+
 /// The call that makes a start or a closing true again which this service has published; nothing for other events.
 pub fn redo(event: &SagaEvent, retention_s: u64) -> Option<Call> {
-    let saga = &event.saga;
     let state = match (event.kind, &event.reason) {
-        (Kind::CheckoutStarted, _) => {
-            let keys = [&*undo_key(&saga.saga_id), &*order_key(&saga.order_id), "open", "totals", "watermark"];
-            let (incarnation, attempt) = parts_of(&saga.saga_id);
-            let call = Call::function("order_redo_start", &keys)
-                .arg(saga.saga_id.as_str())
-                .arg(saga.order_id.as_str())
-                .arg(saga.user_id.as_str())
-                .arg(saga.amount.get())
-                .arg(saga.items.to_string())
-                .arg(saga.started_at_ms)
-                .arg(incarnation)
-                .arg(attempt)
-                .arg(event.traceparent.as_str())
-                .arg(event.round);
-            return Some(call);
-        }
+        (Kind::CheckoutStarted, _) => return Some(redo_start(event)),
         (Kind::CheckoutCompleted, _) => State::Completed,
         (Kind::CheckoutFailed, Some(reason)) => State::Failed(reason.clone()),
         _ => return None,
     };
-    Some(close(saga, &state, &write_steps(&event.way()), retention_s))
+    Some(close(&event.saga, &state, &write_steps(&event.way()), retention_s))
 }
 
 /// The call that closes a saga's undo entry, once. `steps` is the way that led there.

@@ -5,6 +5,7 @@
 mod failover;
 mod faults;
 mod groups;
+mod recovery;
 mod replicas;
 mod support;
 mod wire;

@@ -49,7 +49,7 @@ struct Simulate {
     /// The order database may forget that a saga was opened, within the ten seconds in which a repeat is recognised.
     #[arg(long)]
     undo_loss: bool,
-    /// As --undo-loss, and at any time: shows what the protocol does not cover without the redo after a failover.
+    /// As --undo-loss, and at any time: the start is redone from the stream before anything new is done.
     #[arg(long)]
     late_undo_loss: bool,
     /// Undo entries of orders that were replaced may expire before the watermark has passed: shows that their sagas can be

@@ -44,6 +44,8 @@ pub enum Bug {
     StartedBeforeUndo,
     /// A client whose time is over is told that its checkout failed.
     TimeoutToldAsFailure,
+    /// A database that has lost its tail is used without a redo.
+    RedoSkipped,
 }
 
 impl Bug {
@@ -67,6 +69,7 @@ impl Bug {
         Self::ReplayStartsAnew,
         Self::StartedBeforeUndo,
         Self::TimeoutToldAsFailure,
+        Self::RedoSkipped,
     ];
 }
 

@@ -11,7 +11,7 @@ mod reconcile;
 mod stock;
 
 pub use entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
-pub use order::Order;
+pub use order::{Order, Redone};
 pub use outcomes::{Outcomes, Trimmed};
 pub use payment::{Payment, PaymentRecord, PaymentTotals};
 pub use reconcile::{ClaimLimits, Raised};

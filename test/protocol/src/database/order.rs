@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use common::amount::{Amount, MAX, Quantity};
+use common::event::SagaEvent;
 use common::id::{ItemId, OrderId};
 use common::limits::MAX_ENTRIES_PER_ORDER;
 use common::reason::FailureReason;
@@ -41,6 +42,19 @@ enum OrderVerdict {
     Failed,
     Completed,
     Open,
+}
+
+/// What a redo did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redone {
+    /// It was lost, and is true again.
+    Redone,
+    /// It is there, or over.
+    Known,
+    /// The saga id is recorded with another user or amount.
+    Conflict,
+    /// It lies behind the watermark.
+    TooOld,
 }
 
 /// The order service's database.
@@ -283,6 +297,42 @@ impl Order {
     /// Lets go of an operation key that has lived its time.
     pub fn expire_operation(&mut self, key: &str) {
         self.operations.remove(key);
+    }
+
+    /// Makes a saga's start true again that was told: `order_redo_start`.
+    pub fn redo_start(&mut self, event: &SagaEvent) -> Redone {
+        let saga = &event.saga;
+        if let Some(UndoEntry { saga: of, .. }) = self.undo.get(&saga.saga_id) {
+            let same = (&of.user_id, of.amount) == (&saga.user_id, saga.amount);
+            return if same { Redone::Known } else { Redone::Conflict };
+        }
+        let verdict = self.verdict(saga);
+        if matches!(verdict, OrderVerdict::Completed | OrderVerdict::Failed) {
+            return Redone::Known;
+        } else if saga.started_at_ms < self.watermark_ms {
+            return Redone::TooOld;
+        }
+        let (incarnation, attempt) = parts(&saga.saga_id);
+        let entries = || saga.items.iter().cloned().collect();
+        let record = self.orders.entry(saga.order_id.clone());
+        let record =
+            record.or_insert_with(|| OrderRecord::new(saga.user_id.clone(), entries(), saga.amount, incarnation));
+        if record.incarnation == incarnation {
+            (record.attempt, record.saga) = (attempt, Some(saga.saga_id.clone()));
+        }
+        self.open.insert(saga.saga_id.clone(), saga.started_at_ms);
+        self.totals.started += 1;
+        let entry = UndoEntry {
+            state: State::Started,
+            saga: saga.clone(),
+            round: event.round,
+            inboxes: Vec::new(),
+            operations: Vec::new(),
+            trace: Some(event.traceparent.clone()),
+            expires_ms: None,
+        };
+        self.undo.insert(saga.saga_id.clone(), entry);
+        Redone::Redone
     }
 
     /// Loses the opening of a saga, as a failover may that promotes a replica which lacks the tail.

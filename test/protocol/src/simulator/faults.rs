@@ -1,11 +1,13 @@
 //! What goes wrong between the steps of the instances.
 
+use common::event::{Event, Kind, SagaEvent};
 use common::saga::Saga;
 use nats::topology::Durable;
 
 use super::World;
 use super::stream::place;
 use crate::ledger::{Account, Violation};
+use crate::planted::Bug;
 
 impl World {
     /// One fault, of those that the seed has drawn; most often none.
@@ -91,6 +93,16 @@ impl World {
         self.stream.store(message);
     }
 
+    /// The start of a saga as the stream still tells it.
+    fn told_start(&self, saga: &Saga) -> Option<SagaEvent> {
+        self.stream.messages().find_map(|message| match message.event() {
+            Ok(Event::Saga(event)) if event.kind == Kind::CheckoutStarted && event.saga.saga_id == saga.saga_id => {
+                Some(event)
+            }
+            _ => None,
+        })
+    }
+
     /// The extension point for lost tails (see [`super::scenario::Odds::undo_lost`]): the order database forgets a saga that
     /// was just opened, and the client asks again.
     fn lose_undo(&mut self) -> Result<(), Violation> {
@@ -103,10 +115,23 @@ impl World {
         // Of an order that was replaced nobody can ask for this saga again.
         let order = |saga: &Saga| self.databases.order.orders.get(&saga.order_id)?.saga.clone();
         let Some(saga) = found.filter(|saga| order(saga).as_ref() == Some(&saga.saga_id)) else { return Ok(()) };
+        let told = self.told_start(&saga);
+        // What was told to nobody, nobody has a record of; what the stream has lost as well is beyond both witnesses.
+        if self.scenario.late_undo_loss && told.is_none() {
+            return Ok(());
+        }
         self.say(|_| format!("the order database forgets {}", saga.saga_id));
         self.count("undo entries lost");
         self.databases.order.lose_begin(&saga);
-        self.ledger.lost(&saga.saga_id);
+        match told.filter(|_| self.scenario.late_undo_loss && !self.planted.is(Bug::RedoSkipped)) {
+            // Before anything else is done with the database.
+            Some(start) => {
+                let redone = self.databases.order.redo_start(&start);
+                self.say(|_| format!("the start of {} is redone: {redone:?}", saga.saga_id));
+                self.count("starts redone");
+            }
+            None => self.ledger.lost(&saga.saga_id),
+        }
         self.ask_at_once(&saga.order_id)
     }
 }

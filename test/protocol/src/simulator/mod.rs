@@ -87,6 +87,7 @@ impl World {
         let mut extensions = options.extensions;
         // Only a failover makes it matter where a saga's id comes from.
         extensions.undo_loss |= options.planted.is(Bug::DrawnSagaId);
+        extensions.late_undo_loss |= options.planted.is(Bug::RedoSkipped);
         let scenario = Scenario::draw(&mut dice, extensions);
         let shop = Shop::draw(&mut dice);
         let services = Durable::ALL.iter().flat_map(|durable| (1..=INSTANCES).map(move |n| (*durable, n)));

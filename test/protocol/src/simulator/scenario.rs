@@ -57,8 +57,7 @@ pub struct Odds {
     /// `checkout.started` is not published in time.
     pub not_told: u64,
     /// Extension point for lost tails of the databases: the order database forgets the opening of a saga, and the client
-    /// asks again at once. A whole lost tail needs the redo of DESIGN section 3, which the services do not have yet; until then
-    /// only this case, which derived saga ids are to cover by themselves, can be switched on.
+    /// asks again at once. Where it happens soon, derived saga ids cover it by themselves; where late, the redo of the start.
     pub undo_lost: u64,
 }
 

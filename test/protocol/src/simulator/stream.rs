@@ -175,6 +175,11 @@ impl Stream {
         sequence.is_some_and(|sequence| self.messages.remove(&sequence).is_some())
     }
 
+    /// What it holds, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.messages.values().map(|message| &**message)
+    }
+
     /// How many messages it holds.
     pub fn len(&self) -> usize {
         self.messages.len()
