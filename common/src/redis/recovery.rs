@@ -10,6 +10,7 @@
 //! the first, a server that is started again a new one of the second. One instance recovers, under a lock with a lease; the others
 //! wait. That two do it at once costs time and nothing else.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,8 +32,10 @@ const RECOVERED: &str = "redo:recovered";
 /// Held by the instance that recovers.
 const LOCK: &str = "redo:lock";
 
-/// How long the lock is kept without a sign of life, in milliseconds. The instance that recovers gives one with each group of calls.
-const LEASE_MS: u64 = 5_000;
+/// How long the lock is kept without a sign of life, in milliseconds.
+const LEASE_MS: u64 = 3_000;
+/// Signs of life within one lease, so that one may be late.
+const SIGNS_PER_LEASE: u64 = 4;
 /// How often an instance that waits for another one to recover looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a group of calls may go unanswered.
@@ -98,8 +101,6 @@ pub trait Recovery: Send + Sync {
 /// A primary that only the one who recovers it may use.
 pub struct Unrecovered {
     connection: MultiplexedConnection,
-    /// The holder of the lock.
-    token: String,
 }
 
 impl Unrecovered {
@@ -119,18 +120,18 @@ impl Unrecovered {
     /// One of them was not answered, or refused.
     pub async fn call_all(&mut self, calls: Vec<Call>) -> Result<Vec<Reply>, CallError> {
         let count = calls.len();
-        let mut pipeline = redis::Pipeline::with_capacity(count + 1);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::Pipeline::with_capacity(count);
         for call in calls {
             pipeline.add_command(call.cmd);
         }
-        // Should another instance have taken the lock over, then both recover, and either may hold it.
-        pipeline.cmd("SET").arg(LOCK).arg(&self.token).arg("PX").arg(LEASE_MS);
-        let replies = self.connection.send_packed_commands(&pipeline, 0, count + 1);
+        let replies = self.connection.send_packed_commands(&pipeline, 0, count);
         let replies = tokio::time::timeout(REPLY_LIMIT, replies).await;
-        let mut replies = replies
+        let replies = replies
             .map_err(|_| CallError::Unknown("no reply in time".into()))?
             .map_err(|error| CallError::Unknown(error.to_string()))?;
-        replies.truncate(count);
         let read = |value| match value {
             Value::ServerError(error) => Err(CallError::Refused(redis::RedisError::from(error).to_string())),
             value => Ok(Reply::read(value)),
@@ -142,7 +143,6 @@ impl Unrecovered {
 /// Knows what must be done with a primary, and which one was used last.
 pub(super) struct Recoveries {
     recovery: Arc<dyn Recovery>,
-    token: String,
     last: Mutex<String>,
     /// How many primaries, or runs of one, were met.
     met: AtomicU64,
@@ -150,8 +150,7 @@ pub(super) struct Recoveries {
 
 impl Recoveries {
     pub(super) fn new(recovery: Arc<dyn Recovery>) -> Self {
-        let token = uuid::Uuid::new_v4().simple().to_string();
-        Self { recovery, token, last: Mutex::default(), met: AtomicU64::new(0) }
+        Self { recovery, last: Mutex::default(), met: AtomicU64::new(0) }
     }
 
     /// Grows whenever another primary, or another run of one, is met.
@@ -169,17 +168,23 @@ impl Recoveries {
                 return Ok(());
             }
             let mut lock = redis::cmd("SET");
-            lock.arg(LOCK).arg(&self.token).arg("NX").arg("PX").arg(LEASE_MS).arg("GET");
-            let holder: Option<String> = bounded(lock.query_async(connection)).await?;
-            if holder.as_ref().is_none_or(|holder| *holder == self.token) {
+            lock.arg(LOCK).arg(&identity).arg("NX").arg("PX").arg(LEASE_MS);
+            let taken: Option<String> = bounded(lock.query_async(connection)).await?;
+            if taken.is_some() {
                 break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         self.meet(identity.clone());
-        let mut primary = Unrecovered { connection: connection.clone(), token: self.token.clone() };
-        if let Err(why) = self.recovery.recover(&mut primary).await {
+        let mut primary = Unrecovered { connection: connection.clone() };
+        let recovered = tokio::select! {
+            recovered = self.recovery.recover(&mut primary) => recovered,
+            never = hold(connection.clone(), &identity) => match never {},
+        };
+        if let Err(why) = recovered {
             tracing::warn!(why, "what the database may have lost is not redone yet; trying again");
+            // If the database is gone too, the lease ends by itself.
+            let _ = bounded(redis::cmd("DEL").arg(LOCK).query_async::<()>(connection)).await;
             return Err(trouble(std::io::ErrorKind::Other, "the primary is not recovered yet"));
         }
         let mut done = redis::pipe();
@@ -193,6 +198,16 @@ impl Recoveries {
             *last = identity;
             self.met.fetch_add(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// Gives signs of life for as long as it is polled. Should the lock be lost all the same, another one recovers as well.
+async fn hold(mut connection: MultiplexedConnection, identity: &str) -> Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_millis(LEASE_MS / SIGNS_PER_LEASE)).await;
+        let mut lock = redis::cmd("SET");
+        lock.arg(LOCK).arg(identity).arg("XX").arg("PX").arg(LEASE_MS);
+        let _ = bounded(lock.query_async::<Option<String>>(&mut connection)).await;
     }
 }
 
