@@ -19,13 +19,13 @@ pub fn total(totals: &Totals, name: &str) -> i128 {
 /// The sum of all credits that payment's totals say is there.
 pub fn credit(totals: &Totals) -> i128 {
     let of = |name: &str| total(totals, name);
-    of("initial") - of("replaced") + of("deposited") - of("paid") - of("debited") + of("refunded")
+    of("initial") - of("replaced") + of("deposited") - of("paid") - of("debited") + of("refunded") + of("uncovered")
 }
 
 /// The sum of all pieces that stock's totals say is there.
 pub fn pieces(totals: &Totals) -> i128 {
     let of = |name: &str| total(totals, name);
-    of("initial") - of("replaced") + of("added") - of("subtracted") - of("reserved")
+    of("initial") - of("replaced") + of("added") - of("subtracted") - of("reserved") + of("uncovered")
 }
 
 /// How many sagas order's totals say are open.
@@ -61,10 +61,19 @@ mod tests {
 
     #[test]
     fn each_counter_is_on_its_side() {
-        let all = [("initial", 1), ("replaced", 2), ("deposited", 4), ("paid", 8), ("debited", 16), ("refunded", 32)];
-        assert_eq!(credit(&totals(&all)), 1 - 2 + 4 - 8 - 16 + 32);
-        let all = [("initial", 1), ("replaced", 2), ("added", 4), ("subtracted", 8), ("reserved", 16)];
-        assert_eq!(pieces(&totals(&all)), 1 - 2 + 4 - 8 - 16);
+        let all = [
+            ("initial", 1),
+            ("replaced", 2),
+            ("deposited", 4),
+            ("paid", 8),
+            ("debited", 16),
+            ("refunded", 32),
+            ("uncovered", 64),
+        ];
+        assert_eq!(credit(&totals(&all)), 1 - 2 + 4 - 8 - 16 + 32 + 64);
+        let all =
+            [("initial", 1), ("replaced", 2), ("added", 4), ("subtracted", 8), ("reserved", 16), ("uncovered", 32)];
+        assert_eq!(pieces(&totals(&all)), 1 - 2 + 4 - 8 - 16 + 32);
         let all = [("started", 64), ("recovered", 2), ("completed", 4), ("failed", 8)];
         assert_eq!(open(&totals(&all)), 54);
     }
