@@ -162,8 +162,7 @@ impl Recoveries {
     pub(super) async fn ensure(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let identity = identity(connection).await?;
         loop {
-            let recovered: Option<String> = bounded(redis::cmd("GET").arg(RECOVERED).query_async(connection)).await?;
-            if recovered.as_ref() == Some(&identity) {
+            if is_recovered(connection, &identity).await? {
                 self.meet(identity);
                 return Ok(());
             }
@@ -171,7 +170,11 @@ impl Recoveries {
             lock.arg(LOCK).arg(&identity).arg("NX").arg("PX").arg(LEASE_MS);
             let taken: Option<String> = bounded(lock.query_async(connection)).await?;
             if taken.is_some() {
-                break;
+                // Whoever held it may have been done between the two questions.
+                if !is_recovered(connection, &identity).await? {
+                    break;
+                }
+                bounded(redis::cmd("DEL").arg(LOCK).query_async::<()>(connection)).await?;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -199,6 +202,11 @@ impl Recoveries {
             self.met.fetch_add(1, Ordering::SeqCst);
         }
     }
+}
+
+async fn is_recovered(connection: &mut MultiplexedConnection, identity: &str) -> RedisResult<bool> {
+    let recovered: Option<String> = bounded(redis::cmd("GET").arg(RECOVERED).query_async(connection)).await?;
+    Ok(recovered.as_deref() == Some(identity))
 }
 
 /// Gives signs of life for as long as it is polled. Should the lock be lost all the same, another one recovers as well.
