@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test bench chaos simulate build lint fmt tools clean
+.PHONY: help up test bench chaos floor simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -26,6 +26,9 @@ bench: tools build ## Measures checkouts on a platform of its own, in a temporar
 
 chaos: tools build ## Hurts a platform of its own under load for two minutes, and checks that nobody was told anything untrue
 	@exec target/release/checkout chaos $(ARGS)
+
+floor: tools build ## Measures what the parts of a checkout cost by themselves, and the whole as a multiple of it
+	cargo bench -p test --bench floor
 
 simulate: ## Runs 100,000 seeds of the protocol simulator
 	cargo run --release -p protocol -- simulate --seeds 100000 $(ARGS)

@@ -78,6 +78,11 @@ impl Redis {
         self.port
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) {
         // It may have ended by itself; either way it is gone after this.
