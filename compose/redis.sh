@@ -7,6 +7,21 @@ secret() { cat "/run/secrets/$1"; }
 config=/data/redis.conf
 group=redis-$SERVICE
 
+# A node may be given by a name that always resolves, to an address that stays (a Service of Kubernetes for each node): here are only addresses.
+addresses() {
+  for node in "$@"; do
+    case $node in
+    *[!0-9.]*) until address=$(getent ahostsv4 "$node"); do sleep 1; done; echo "${address%% *}" ;;
+    *) echo "$node" ;;
+    esac
+  done
+}
+if [ -n "$SENTINELS" ]; then
+  OWN=$(addresses "$OWN")
+  NODES=$(addresses $NODES | tr '\n' ' ')
+  SENTINELS=$(addresses $SENTINELS | tr '\n' ' ')
+fi
+
 # The sentinels' primary; nothing when none of them knows.
 asked() {
   for sentinel in $SENTINELS; do
@@ -67,6 +82,8 @@ masterauth $(secret redis-replica)
 CONFIG
 if [ -n "$SENTINELS" ]; then
   cat >>"$config" <<CONFIG
+# What others know this node by, wherever its connections seem to come from.
+replica-announce-ip $OWN
 # A primary that nobody follows might be one that was replaced: it must not take writes that will be thrown away.
 min-replicas-to-write 1
 min-replicas-max-lag 3

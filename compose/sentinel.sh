@@ -1,8 +1,15 @@
 #!/bin/sh
-# Starts a sentinel that watches over the groups in GROUPS_WATCHED (name=address of the first primary). What it learns it writes into its
+# Starts a sentinel that watches over the groups in GROUPS_WATCHED (name=address of the first primary). Where it is known by one address, OWN
+# says so; either may be a name that always resolves (a Service of Kubernetes), to an address that stays. What it learns it writes into its
 # configuration, which is kept; it is made only where there is none.
 set -eu
 config=/data/sentinel.conf
+address() {
+  case $1 in
+  *[!0-9.]*) until found=$(getent ahostsv4 "$1"); do sleep 1; done; echo "${found%% *}" ;;
+  *) echo "$1" ;;
+  esac
+}
 if [ ! -s "$config" ]; then
   umask 077
   {
@@ -11,9 +18,10 @@ if [ ! -s "$config" ]; then
     echo "dir /data"
     echo "requirepass $(cat /run/secrets/sentinel)"
     echo "sentinel sentinel-pass $(cat /run/secrets/sentinel)"
+    [ -z "${OWN:-}" ] || echo "sentinel announce-ip $(address "$OWN")"
     for watched in $GROUPS_WATCHED; do
       group=${watched%%=*}
-      echo "sentinel monitor $group ${watched#*=} 6379 2"
+      echo "sentinel monitor $group $(address "${watched#*=}") 6379 2"
       echo "sentinel down-after-milliseconds $group 2000"
       echo "sentinel failover-timeout $group 4000"
       echo "sentinel parallel-syncs $group 2"
