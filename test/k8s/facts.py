@@ -25,7 +25,8 @@ def settings(binary):
         for block in re.findall(r"Setting \{(.*?)\}", source, re.S):
             name = re.search(r'name: "(\w+)"', block)
             if name:
-                found[name[1]] = re.search(r'default: "([^"]*)"', block)[1]
+                default = re.search(r'default: "([^"]*)"', block)
+                found[name[1]] = default[1] if default else None
                 found.update({other: "" for other in re.findall(r"\b[A-Z_]+_FILE\b", block)})
     assert "FAREWELL_MS" in found and "NATS_PASSWORD_FILE" in found, "the settings are written in another way"
     return found
@@ -107,7 +108,7 @@ def compose_images():
 def topology():
     """Streams and durables of nats/src/topology.rs and nats/src/ensure.rs, as NACK's resources would say them."""
     source = text("nats/src/topology.rs")
-    kinds = dict(re.findall(r'(?:Self|Kind)::(\w+) => "([a-z]+\.[a-z]+)"', text("common/src/event.rs")))
+    kinds = dict(re.findall(r'^ +([A-Z]\w+) = "([a-z]+\.[a-z]+)"', text("common/src/event.rs"), re.M))
     constants = {name: value for name, value in re.findall(r'const (\w+): &str = "([^"]+)";', source + text("common/src/event.rs"))}
     channels = []
     for subject, _, reacts in re.findall(r"channel\(([\w:.()]+?(?:\(\))?), Service::(\w+), &\[([^\]]*)\]\)", source):

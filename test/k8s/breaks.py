@@ -1,0 +1,77 @@
+"""What is broken by hand to see that a rule notices: rule, overlay, what, and the change of the rendered objects."""
+
+
+def thing(things, kind, name):
+    return next(t for t in things if t["kind"] == kind and t["metadata"]["name"] == name)
+
+
+def pod(things, name, kind="Deployment"):
+    return thing(things, kind, name)["spec"]["template"]["spec"]
+
+
+def box(things, name, kind="Deployment"):
+    return pod(things, name, kind)["containers"][0]
+
+
+def without(kind, name):
+    return lambda things: [t for t in things if (t["kind"], t["metadata"]["name"]) != (kind, name)]
+
+
+def variable(things, name, key, value, kind="Deployment"):
+    env = box(things, name, kind)["env"]
+    env[:] = [v for v in env if v["name"] != key] + [{"name": key, "value": value}]
+
+
+def policy(things, name):
+    return thing(things, "NetworkPolicy", name)["spec"]
+
+
+ORDER = "order-service"
+BREAKS = [
+    ("schema", "dev", "a misspelt field", lambda t: box(t, ORDER).update(imagePullPolciy="Always")),
+    ("schema", "dev", "a number as text", lambda t: thing(t, "Service", "nats")["spec"]["ports"][0].update(port="4222")),
+    ("schema", "prod", "an unknown field of KEDA", lambda t: thing(t, "ScaledObject", ORDER)["spec"].update(minReplicas=2)),
+    ("schema", "prod", "an HTTPRoute with a wrong match", lambda t: thing(t, "HTTPRoute", "checkout")["spec"]["rules"][0]["matches"][0]["path"].update(type="Prefix")),
+    ("schema", "prod-nack", "a stream of an unknown retention", lambda t: thing(t, "Stream", "checkout")["spec"].update(retention="Limits")),
+    ("probes", "dev", "no liveness", lambda t: box(t, ORDER).pop("livenessProbe") and None),
+    ("probes", "dev", "a path that nobody answers", lambda t: box(t, "gateway")["livenessProbe"]["httpGet"].update(path="/health")),
+    ("probes", "dev", "liveness that asks for others", lambda t: box(t, ORDER)["livenessProbe"]["httpGet"].update(path="/health/ready")),
+    ("limits", "dev", "no limit of memory", lambda t: box(t, "nats", "StatefulSet")["resources"]["limits"].pop("memory") and None),
+    ("restricted", "dev", "a writable root", lambda t: box(t, ORDER)["securityContext"].update(readOnlyRootFilesystem=False)),
+    ("restricted", "dev", "root", lambda t: pod(t, ORDER)["securityContext"].pop("runAsNonRoot") and None),
+    ("restricted", "dev", "a namespace that enforces nothing", lambda t: thing(t, "Namespace", "checkout")["metadata"].update(labels={})),
+    ("tokens", "dev", "a token", lambda t: pod(t, ORDER).update(automountServiceAccountToken=True)),
+    ("tokens", "dev", "a shared account", lambda t: pod(t, ORDER).update(serviceAccountName="stock-service")),
+    ("endings", "dev", "a short grace", lambda t: pod(t, ORDER).update(terminationGracePeriodSeconds=20)),
+    ("endings", "dev", "a longer drain", lambda t: variable(t, ORDER, "DRAIN_LIMIT_MS", "60000")),
+    ("variables", "dev", "a variable that nobody reads", lambda t: variable(t, ORDER, "REDIS_URI", "redis://redis-order:6379")),
+    ("variables", "dev", "a setting of another service", lambda t: variable(t, "stock-service", "SAGA_LIMIT_MS", "1")),
+    ("variables", "prod", "a script without what it needs", lambda t: box(t, "redis-stock", "StatefulSet")["env"].clear()),
+    ("ports", "dev", "a port at which nobody listens", lambda t: box(t, ORDER)["ports"][0].update(containerPort=8080)),
+    ("ports", "dev", "a server that listens elsewhere", lambda t: variable(t, ORDER, "LISTEN", "0.0.0.0:8009")),
+    ("services", "dev", "a Service of nobody", lambda t: thing(t, "Service", ORDER)["spec"]["selector"].update({"app.kubernetes.io/name": "orders"})),
+    ("services", "prod", "a Service of a node that is not there", lambda t: thing(t, "StatefulSet", "redis-order")["spec"].update(replicas=2)),
+    ("services", "prod", "a route to nowhere", lambda t: thing(t, "HTTPRoute", "checkout")["spec"]["rules"][0]["backendRefs"][0].update(port=80)),
+    ("files", "dev", "a password that is not mounted", lambda t: variable(t, ORDER, "NATS_PASSWORD_FILE", "/run/secrets/nats-stock")),
+    ("files", "dev", "all passwords", lambda t: pod(t, ORDER)["volumes"][0]["secret"].pop("items") and None),
+    ("files", "dev", "a key that is not there", lambda t: thing(t, "Secret", "passwords")["data"].pop("nats-order") and None),
+    ("names", "dev", "a name of nobody", lambda t: variable(t, ORDER, "REDIS_URL", "redis://redis-orders:6379")),
+    ("names", "prod", "a fourth sentinel", lambda t: variable(t, "redis-order", "SENTINELS", "sentinel-0 sentinel-3", "StatefulSet")),
+    ("flows", "dev", "no default deny", lambda t: [x for x in t if x["metadata"]["name"] not in ("default-deny", "names")]),
+    ("flows", "dev", "a needed flow that is not allowed", lambda t: policy(t, "redis-order")["ingress"].clear()),
+    ("flows", "dev", "a flow that nobody needs", lambda t: policy(t, "order")["egress"][1]["ports"].append({"port": 26379})),
+    ("flows", "dev", "order reaches the database of stock", lambda t: variable(t, ORDER, "REDIS_URL", "redis://redis-stock:6379")),
+    ("flows", "dev", "an ingress from everywhere", lambda t: policy(t, "redis-order")["ingress"][0].pop("from") and None),
+    ("flows", "prod", "sentinels that are not reached", without("NetworkPolicy", "sentinel")),
+    ("disruption", "dev", "no budget", without("PodDisruptionBudget", "nats")),
+    ("disruption", "dev", "not spread", lambda t: pod(t, ORDER).pop("topologySpreadConstraints") and None),
+    ("scaling", "prod", "two that scale one", lambda t: thing(t, "HorizontalPodAutoscaler", "gateway")["spec"]["scaleTargetRef"].update(name=ORDER)),
+    ("scaling", "prod", "replicas beside a scaler", lambda t: thing(t, "Deployment", ORDER)["spec"].update(replicas=2)),
+    ("scaling", "prod", "the durable of another", lambda t: thing(t, "ScaledObject", ORDER)["spec"]["triggers"][1]["metadata"].update(consumer="stock")),
+    ("scaling", "prod", "more copies than servers", lambda t: thing(t, "StatefulSet", "nats")["spec"].update(replicas=1)),
+    ("images", "dev", "another server", lambda t: box(t, "nats", "StatefulSet").update(image="nats:latest")),
+    ("images", "dev", "two versions at once", lambda t: thing(t, "Deployment", ORDER)["spec"].update(strategy={"type": "RollingUpdate"})),
+    ("streams", "prod-nack", "a subject too few", lambda t: thing(t, "Stream", "checkout")["spec"]["subjects"].pop() and None),
+    ("streams", "prod-nack", "a durable of another age", lambda t: thing(t, "Consumer", "order")["spec"].update(ackWait="30s")),
+    ("streams", "prod", "nobody makes streams", without("Deployment", "topology")),
+]
