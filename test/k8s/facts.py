@@ -114,7 +114,7 @@ def topology():
     for subject, _, reacts in re.findall(r"channel\(([\w:.()]+?(?:\(\))?), Service::(\w+), &\[([^\]]*)\]\)", source):
         kind = re.match(r"Kind::(\w+)\.subject\(\)", subject)
         channels.append((kinds[kind[1]] if kind else constants[subject], [r.split("::")[1].lower() for r in reacts.split(",") if r.strip()]))
-    defaults = {name: eval(re.sub(r"Duration::from_secs\((.*)\)", r"\1", value.replace("_", "")), {"DAY": 86400})
+    defaults = {name: eval(re.sub(r"Duration::from_secs\((.*)\)", r"\1", value), {"DAY": 86400})
                 for name, value in re.findall(r"^            (\w+): ([^,]*\d[^,]*|DAY),$", source, re.M)}
     advisories = re.findall(r'"(\$JS\.EVENT\.ADVISORY[^"]+)"', source)
     streams = {

@@ -35,6 +35,7 @@ def custom():
             for version in crd["spec"]["versions"]:
                 schema = version["schema"]["openAPIV3Schema"]
                 closed(schema)
+                schema["properties"].update({"apiVersion": {"type": "string"}, "kind": {"type": "string"}})
                 schema["properties"]["metadata"] = {"type": "object"}
                 found[f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]] = jsonschema.Draft202012Validator(schema)
     return found
@@ -267,6 +268,10 @@ def needed(platform):
             if variable in PEERS and value and (variable != "NODES" or replicated):
                 for host, port in hosts(value, PEERS[variable]):
                     need(name, host, port)
+        found = re.match(r"redis\+sentinel://.*/([\w-]+)$", environment(container).get("REDIS_URL") or "")
+        if found:
+            # Whom the sentinels name: any node of the group.
+            need(name, found[1], 6379)
         if name == "gateway":
             for host, port in re.findall(r"^\s*set \$\w+ ([\w-]+):(\d+);", text("compose/nginx.conf"), re.M):
                 need(name, host, int(port))
