@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Runs the platform in the cluster of the current context: KEDA and an ingress controller from charts of a pinned version, the rest from
+# k8s/overlays/prod (or the overlay that is named). Passwords are drawn once. Run it again to bring a changed platform up.
+#
+#   k8s/deploy-cluster.sh [OVERLAY]
+#
+# INGRESS=no leaves the ingress controller out, for clusters that have one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+keda_chart=${KEDA_CHART:-kedacore/keda} keda_version=2.17.2
+ingress_chart=${INGRESS_CHART:-ingress-nginx/ingress-nginx} ingress_version=4.13.3
+overlay=${1:-k8s/overlays/prod}
+
+fail() { echo "deploy-cluster: $*" >&2; exit 1; }
+for program in kubectl helm openssl; do command -v "$program" >/dev/null || fail "$program is missing"; done
+[ -e "$overlay/kustomization.yaml" ] || { echo "usage: k8s/deploy-cluster.sh [OVERLAY]" >&2; exit 64; }
+kubectl get crd httproutes.gateway.networking.k8s.io >/dev/null || fail "the cluster has no Gateway API: install its CRDs, or leave route.yaml out in an overlay of your own"
+
+helm upgrade --install keda "$keda_chart" --version "$keda_version" --namespace keda --create-namespace --wait
+if [ "${INGRESS:-yes}" != no ]; then
+  helm upgrade --install ingress-nginx "$ingress_chart" --version "$ingress_version" --namespace ingress-nginx --create-namespace --wait \
+    --set controller.ingressClassResource.default=true
+fi
+
+kubectl apply -f k8s/base/namespace.yaml
+if ! kubectl --namespace checkout get secret passwords >/dev/null 2>&1; then
+  drawn=$(mktemp -d)
+  trap 'rm -rf "$drawn"' EXIT
+  for key in nats-admin nats-order nats-payment nats-stock nats-observer nats-cluster \
+    redis-admin redis-order redis-payment redis-stock redis-replica redis-sentinel sentinel; do
+    # A letter first: a password must not look like a number.
+    printf 'p%s' "$(openssl rand -hex 24)" >"$drawn/$key"
+  done
+  printf admin >"$drawn/nats-admin-name"
+  kubectl --namespace checkout create secret generic passwords --from-file="$drawn"
+fi
+
+kubectl apply -k "$overlay"
+for service in order payment stock; do
+  kubectl --namespace checkout rollout status "deployment/$service-service" --timeout 15m
+done
+kubectl --namespace checkout rollout status deployment/gateway --timeout 5m
