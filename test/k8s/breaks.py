@@ -65,6 +65,7 @@ BREAKS = [
     ("flows", "prod", "sentinels that are not reached", without("NetworkPolicy", "sentinel")),
     ("disruption", "dev", "no budget", without("PodDisruptionBudget", "nats")),
     ("disruption", "dev", "not spread", lambda t: pod(t, ORDER).pop("topologySpreadConstraints") and None),
+    ("disruption", "prod", "a database that may share a node", lambda t: pod(t, "nats", "StatefulSet")["topologySpreadConstraints"][0].update(whenUnsatisfiable="ScheduleAnyway")),
     ("scaling", "prod", "two that scale one", lambda t: thing(t, "HorizontalPodAutoscaler", "gateway")["spec"]["scaleTargetRef"].update(name=ORDER)),
     ("scaling", "prod", "replicas beside a scaler", lambda t: thing(t, "Deployment", ORDER)["spec"].update(replicas=2)),
     ("scaling", "prod", "the durable of another", lambda t: thing(t, "ScaledObject", ORDER)["spec"]["triggers"][1]["metadata"].update(consumer="stock")),

@@ -364,6 +364,8 @@ def disruption(platform):
         spread = platform.pod(name).get("topologySpreadConstraints", [])
         if not any(platform.selected(s["labelSelector"]["matchLabels"]) == [name] and s["topologyKey"] == "kubernetes.io/hostname" for s in spread):
             yield f"{name}: not spread over nodes"
+        if platform.pods[name]["kind"] == "StatefulSet" and platform.pods[name]["spec"]["replicas"] > 1 and spread and spread[0]["whenUnsatisfiable"] != "DoNotSchedule":
+            yield f"{name}: two of its nodes may share one"
 
 
 @rule
