@@ -11,6 +11,12 @@ address() {
   esac
 }
 if [ ! -s "$config" ]; then
+  # A node that hears from a sentinel that it is the primary, and has no data, takes itself for one that lost its disk: the first start of the
+  # databases comes before the first of the sentinels, also where nobody else sees to it.
+  for watched in $GROUPS_WATCHED; do
+    first=$(address "${watched#*=}")
+    until timeout 2 redis-cli -h "$first" --no-auth-warning --user health --pass none ping 2>/dev/null | grep -q PONG; do sleep 1; done
+  done
   umask 077
   {
     echo "port 26379"
