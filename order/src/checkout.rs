@@ -17,6 +17,7 @@ use common::undo::State;
 use nats::Broker;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::command::no_such_order;
 use crate::effect::{self, Begun};
@@ -63,7 +64,8 @@ impl Checkouts {
         // Registered before the saga can end.
         let waiter = self.waiting.register(order);
         let era = self.database.era();
-        let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace);
+        let request = operation.as_ref().map(|_| Uuid::new_v4().simple().to_string()).unwrap_or_default();
+        let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace, &request);
         let reply = self.database.call(call, Some(deadline)).await;
         let reply = reply.map_err(|error| trouble(error, format!("/orders/find/{order}")))?;
         let saga = match (effect::read_begun(order, &reply)?, operation) {

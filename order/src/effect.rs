@@ -56,8 +56,15 @@ pub enum Begun {
     KeyMismatch,
 }
 
-/// The call that opens a saga for an order, or joins the open one. `operation` is the client's key, where it has one.
-pub fn begin(operation: Option<&Operation>, order: &OrderId, inbox: &str, trace: &TraceParent) -> Call {
+/// The call that opens a saga for an order, or joins the open one. `operation` is the client's key, where it has one; `request` tells this
+/// request from another one under the same key, should the writer have to send the call again.
+pub fn begin(
+    operation: Option<&Operation>,
+    order: &OrderId,
+    inbox: &str,
+    trace: &TraceParent,
+    request: &str,
+) -> Call {
     let (key, fingerprint, ttl_s) =
         operation.map_or(("", "", 0), |operation| (&*operation.key, &*operation.fingerprint, operation.ttl_s));
     Call::function("order_begin", &[key, &order_key(order), "open", "totals", "watermark"])
@@ -66,6 +73,7 @@ pub fn begin(operation: Option<&Operation>, order: &OrderId, inbox: &str, trace:
         .arg(inbox)
         .arg(trace.as_str())
         .arg(order.as_str())
+        .arg(request)
 }
 
 /// Reads what [`begin`] did.

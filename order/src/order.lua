@@ -87,25 +87,28 @@ end
 -- Binds a client's operation key to what became of its checkout so far.
 local function remember(keys, args, outcome, saga)
   if args[1] ~= '' then
-    redis.call('SET', keys[1], cjson.encode({ args[1], outcome, saga, '' }), 'EX', args[2])
+    redis.call('SET', keys[1], cjson.encode({ args[1], outcome, saga, '', args[6] }), 'EX', args[2])
   end
 end
 
 -- Opens a saga for an order, or joins the one that is open.
 --   KEYS  1 operation, or empty  2 order  3 open  4 totals  5 watermark
 --   ARGV  1 fingerprint, empty without a client's key  2 ttl_s  3 inbox of the waiting instance  4 traceparent  5 order id
+--         6 token of the request, so that this very call is known when it is sent a second time
 -- Returns { 'started' | 'joined', saga, started_ms, user, amount, items, traceparent, round } | { 'paid' } | { 'no_order' }
 --       | { 'running', saga } | { 'recorded', 'completed' | 'failed' | 'no_order', saga, reason } | { 'key_mismatch' }
 local function begin(keys, args)
   local recorded = args[1] ~= '' and redis.call('GET', keys[1])
   if recorded then
-    local fingerprint, outcome, saga, reason = unpack(cjson.decode(recorded))
+    local fingerprint, outcome, saga, reason, request = unpack(cjson.decode(recorded))
     if fingerprint ~= args[1] then
       return { 'key_mismatch' }
-    elseif outcome == 'running' then
+    elseif outcome == 'running' and request ~= args[6] then
       return { 'running', saga }
+    elseif outcome ~= 'running' then
+      return { 'recorded', outcome, saga, reason }
     end
-    return { 'recorded', outcome, saga, reason }
+    -- Sent again by the writer, which had lost the connection with the answer: nobody else uses the key. It joins what it began.
   end
   local user, items, total, paid, incarnation, attempt, saga =
     unpack(redis.call('HMGET', keys[2], 'user', 'items', 'total', 'paid', 'incarnation', 'attempt', 'saga'))

@@ -93,6 +93,20 @@ async fn a_clients_key_is_running_until_its_saga_ends_and_then_tells_how() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_sent_again_joins_what_it_began() {
+    let mut orders = Orders::with_order().await;
+    let key = operation("key");
+    let Begun::Started(saga) = orders.begin_as("this", "5", "inbox", Some(&key)).await else {
+        panic!("not started");
+    };
+    assert_eq!(orders.begin_as("this", "5", "inbox", Some(&key)).await, Begun::Joined(saga.saga_id.clone()));
+    assert_eq!(orders.begin_as("other", "5", "inbox", Some(&key)).await, Begun::Running(saga.saga_id.clone()));
+    orders.close(&saga, &State::Completed).await;
+    assert_eq!(orders.begin_as("this", "5", "inbox", Some(&key)).await, Begun::Ended(State::Completed));
+    orders.assert_books_balance();
+}
+
+#[tokio::test]
 async fn a_key_of_any_visible_characters_is_settled() {
     let mut orders = Orders::with_order().await;
     // RFC 9110 allows these in a field value; none may be mistaken for what separates two keys.

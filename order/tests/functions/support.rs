@@ -45,10 +45,15 @@ impl Orders {
         self.db.console.ask(&words);
     }
 
-    /// Begins a checkout of an order.
+    /// Begins a checkout of an order, as a new request.
     pub async fn begin(&self, order: &str, inbox: &str, operation: Option<&Operation>) -> Begun {
+        self.begin_as(&uuid::Uuid::new_v4().to_string(), order, inbox, operation).await
+    }
+
+    /// Begins a checkout of an order, as the request with this token.
+    pub async fn begin_as(&self, request: &str, order: &str, inbox: &str, operation: Option<&Operation>) -> Begun {
         let (order, trace) = (order.parse().unwrap(), TRACE.parse::<TraceParent>().unwrap());
-        let reply = self.db.call(effect::begin(operation, &order, inbox, &trace)).await;
+        let reply = self.db.call(effect::begin(operation, &order, inbox, &trace, request)).await;
         effect::read_begun(&order, &reply).unwrap()
     }
 
