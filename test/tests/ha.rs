@@ -149,6 +149,18 @@ async fn replicas_and_sentinels_go_and_nobody_notices() {
         ask(&sentinel, &["SENTINEL", "CKQUORUM", "redis-stock"]).await.is_some()
     })
     .await;
+
+    // Of three sentinels two lose their disks while a primary stands still, which can tell them nothing, and the third stands still too.
+    let primary = platform.primary("payment").await;
+    let held = (platform.hold(&primary).await, platform.hold("sentinel-3").await);
+    for name in ["sentinel-1", "sentinel-2"] {
+        let sentinel = platform.processes().remove(name).unwrap();
+        destroy(&platform, name).await;
+        eventually(&format!("{name} is back"), async || ask(&sentinel, &["PING"]).await.is_some()).await;
+    }
+    replaced(&platform, "payment", &primary).await;
+    drop(held);
+    is_replica(&platform, &primary).await;
     finish(&platform, load).await;
 }
 

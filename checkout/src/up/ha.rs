@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::service::Service;
 use crate::up::plan::{self, Probe, Process, Servers};
 use crate::up::revive::Revival;
-use crate::up::servers::{self, Replication};
+use crate::up::servers::{self, Replication, Watched};
 use crate::up::{Start, roles};
 
 /// How many of each there are: the fewest of which one may die.
@@ -107,9 +107,13 @@ impl Start<'_> {
 
     /// Started when all replicas are there, so that they are known from the first moment.
     async fn sentinels(&self, nodes: &BTreeMap<Service, Nodes>) -> Result<Vec<Process>, Failure> {
-        let watched: Vec<(String, SocketAddr)> = nodes
+        let watched: Vec<Watched> = nodes
             .iter()
-            .filter_map(|(service, nodes)| Some((roles::group(*service), nodes.first()?.address)))
+            .filter_map(|(service, nodes)| {
+                let (primary, replicas) = nodes.split_first()?;
+                let (primary, replicas) = (primary.address, replicas.iter().map(|it| it.address).collect());
+                Some(Watched { group: roles::group(*service), primary, replicas })
+            })
             .collect();
         let watched = &watched;
         let starts = (1..=NODES).map(|number| async move {
@@ -118,7 +122,7 @@ impl Start<'_> {
                 .start(|| {
                     let address = self.ports.free()?;
                     let config = servers::configure_sentinel(self.folder, &name, address, watched, &self.secrets)?;
-                    let groups = watched.iter().map(|(group, _)| group.clone()).collect();
+                    let groups = watched.iter().map(|it| it.group.clone()).collect();
                     let login = self.secrets.sentinel()?;
                     Ok(plan::sentinel(&name, self.programs.redis.program.clone(), &config, address, login, groups))
                 })

@@ -21,6 +21,7 @@ use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::up::plan::{Probe, Process};
 use crate::up::ready::{self, Role};
+use crate::up::servers::Watched;
 use crate::up::{roles, servers};
 
 /// What is particular about starting a process again.
@@ -120,7 +121,12 @@ async fn restore_node(process: &Process, folder: &Folder, service: Service, conf
 async fn restore_sentinel(process: &Process, folder: &Folder) -> Result<(), Failure> {
     let mut groups = Vec::new();
     for service in Service::ALL {
-        groups.push((roles::group(service), primary(folder, service).await?));
+        let (group, primary) = (roles::group(service), primary(folder, service).await?);
+        let prefix = format!("{group}-");
+        let platform = folder.platform()?;
+        let nodes = platform.processes.iter().filter(|it| it.name.starts_with(&prefix));
+        let replicas = nodes.filter_map(|it| address_of(&it.url)).filter(|it| *it != primary).collect();
+        groups.push(Watched { group, primary, replicas });
     }
     servers::configure_sentinel(folder, &process.name, process.address, &groups, &Secrets::of(folder))?;
     Ok(())

@@ -203,7 +203,19 @@ const DOWN_AFTER_MS: u64 = 2_000;
 /// How long a failover may take; after twice as long another one is tried.
 const FAILOVER_LIMIT_MS: u64 = 4_000;
 
-/// Writes the configuration of a sentinel that watches over these groups, each with its primary, and returns its path.
+/// A group of nodes as a sentinel is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// Its name.
+    pub group: String,
+    /// Its primary.
+    pub primary: SocketAddr,
+    /// Its replicas. A primary tells a sentinel of them; but one that has lost its disk while a primary is dead would know of none, be elected
+    /// all the same, find nobody to choose, and keep the others from choosing, for a minute and more.
+    pub replicas: Vec<SocketAddr>,
+}
+
+/// Writes the configuration of a sentinel that watches over these groups, and returns its path.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -211,7 +223,7 @@ pub fn configure_sentinel(
     folder: &Folder,
     name: &str,
     address: SocketAddr,
-    groups: &[(String, SocketAddr)],
+    groups: &[Watched],
     secrets: &Secrets,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
@@ -223,7 +235,7 @@ pub fn configure_sentinel(
         quoted(&home),
     );
     text.push_str(&access::sentinel_users(secrets)?);
-    for (group, primary) in groups {
+    for Watched { group, primary, replicas } in groups {
         text.push_str(&format!(
             "sentinel monitor {group} {} {} 2\n\
              sentinel down-after-milliseconds {group} {DOWN_AFTER_MS}\n\
@@ -233,6 +245,9 @@ pub fn configure_sentinel(
             primary.port()
         ));
         text.push_str(&access::sentinel_login(group, secrets)?);
+        for replica in replicas {
+            text.push_str(&format!("sentinel known-replica {group} {} {}\n", replica.ip(), replica.port()));
+        }
     }
     write_config(&home, "sentinel.conf", &text)
 }
