@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     pub closing: CancellationToken,
     /// Held while streams and durables are checked, so that a hundred publishers who miss a stream do it once.
     pub checking: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    /// Whether everything has been there once: a stream that is missing after that was deleted.
+    pub was_complete: AtomicBool,
     pub limits: Mutex<Limits>,
     pub counters: Counters,
     /// Trouble with publishing, met by all requests in hand at once and told once.
@@ -236,6 +239,7 @@ impl Broker {
                 link,
                 closing: CancellationToken::new(),
                 checking: tokio::sync::Mutex::new(None),
+                was_complete: AtomicBool::new(false),
                 limits: Mutex::new(Limits::default()),
                 counters: Counters::new(),
                 publishing: Outage::new("publishing to NATS"),

@@ -9,6 +9,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use common::service::START_PATIENCE;
 use futures::StreamExt;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,11 @@ const NEWS: &[&str] = &[
 
 /// How long a check stays fresh: those who miss the stream at the same moment check it once.
 const CHECK_FRESH: Duration = Duration::from_millis(200);
+
+/// How long a deleted stream is left alone before it is made anew. nats-server (2.15.1) forgets a stream before it has moved its folder away; one
+/// that is created in between loses its own folder to that and refuses every message ("error opening msg block file") until the
+/// server is started again. No message of the server tells when it is over.
+const DELETION_PAUSE: Duration = Duration::from_millis(500);
 
 /// A setting that is not as it should be.
 struct Drift {
@@ -169,6 +175,7 @@ impl Broker {
         for durable in Durable::ALL {
             self.check_durable(*durable, limits).await?;
         }
+        self.inner.was_complete.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -179,6 +186,9 @@ impl Broker {
             Ok(found) => found,
             Err(error) if is_missing_stream(&error) && !creates => return Err(missing(&what)),
             Err(error) if is_missing_stream(&error) => {
+                if self.inner.was_complete.load(Ordering::Relaxed) {
+                    tokio::time::sleep(DELETION_PAUSE).await;
+                }
                 // Somebody who is faster with the same settings does not matter, with others the next check sees them.
                 jetstream.create_stream(wanted).await.map_err(|error| refused(&what, &error))?;
                 tracing::info!("{what}: created");

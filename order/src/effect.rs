@@ -58,13 +58,7 @@ pub enum Begun {
 
 /// The call that opens a saga for an order, or joins the open one. `operation` is the client's key, where it has one; `request` tells this
 /// request from another one under the same key, should the writer have to send the call again.
-pub fn begin(
-    operation: Option<&Operation>,
-    order: &OrderId,
-    inbox: &str,
-    trace: &TraceParent,
-    request: &str,
-) -> Call {
+pub fn begin(operation: Option<&Operation>, order: &OrderId, inbox: &str, trace: &TraceParent, request: &str) -> Call {
     let (key, fingerprint, ttl_s) =
         operation.map_or(("", "", 0), |operation| (&*operation.key, &*operation.fingerprint, operation.ttl_s));
     Call::function("order_begin", &[key, &order_key(order), "open", "totals", "watermark"])
