@@ -12,13 +12,15 @@
 //! 5. [`topology`] makes the streams and durables, which the services may not, and keeps them;
 //! 6. [`chaos`] puts open-loop load and faults on a platform of its own, and [`checker`] judges the history of it;
 //! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server;
-//! 8. [`audit`] reads the databases and the stream, here or anywhere, and says what does not agree.
+//! 8. [`audit`] reads the databases and the stream, here or anywhere, and says what does not agree;
+//! 9. [`auditor`] follows the stream all the time, and says what can never be.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
 //! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do, and [`audit`], which reads
 //! everything and changes nothing.
 
 pub mod audit;
+pub mod auditor;
 pub mod bench;
 pub mod chaos;
 pub mod checker;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{audit, bench, chaos, dead, down, gateway, say, status, topology, up};
+use checkout::{audit, auditor, bench, chaos, dead, down, gateway, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -24,6 +24,7 @@ enum Command {
     Chaos(Box<chaos::Args>),
     Dead(dead::Args),
     Audit(audit::Args),
+    Auditor(auditor::Args),
     Topology(topology::Args),
 }
 
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Chaos(args) => chaos::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Audit(args) => Box::pin(audit::run(args)).await,
+            Command::Auditor(args) => auditor::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
         }
     })

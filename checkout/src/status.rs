@@ -115,7 +115,7 @@ pub(crate) fn probe(folder: &Folder, platform: &Platform, process: &Address) -> 
             Secrets::of(folder).sentinel().ok()?,
             Service::ALL.map(|it| format!("redis-{it}")).to_vec(),
         )),
-        Group::Gateway | Group::Service(_) => Some(Probe::Http(address, "/health/ready")),
+        Group::Gateway | Group::Service(_) | Group::Auditor => Some(Probe::Http(address, "/health/ready")),
     }
 }
 

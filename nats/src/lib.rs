@@ -30,3 +30,4 @@ pub use consume::{React, Ready, Verdict, consume, needs};
 pub use participant::{Participant, Reactor};
 pub use recall::Past;
 pub use redo::{Redo, Redoer, redo_late};
+pub use scan::Reached;

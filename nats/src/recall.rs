@@ -4,7 +4,7 @@ use common::event::{Event, Poison};
 
 use crate::broker::{Broker, BrokerError};
 use crate::message::decode_parts;
-use crate::scan::Scan;
+use crate::scan::{Found, Reached, Scan};
 use crate::topology::CHECKOUT;
 
 /// A message as it lies in the stream.
@@ -17,18 +17,36 @@ pub struct Past {
     pub event: Result<Event, Poison>,
 }
 
+impl From<Found> for Past {
+    fn from(found: Found) -> Self {
+        let at_ms = u64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let event = decode_parts(&found.subject, &found.payload, Some(&found.headers));
+        Self { sequence: found.sequence, at_ms, event }
+    }
+}
+
+const SCAN: Scan<'static> = Scan { stream: CHECKOUT, subject: None, headers_only: false };
+
 impl Broker {
     /// Gives the newest `most` events to `take`, oldest of them first. Those that are stored meanwhile are not among them.
     ///
     /// # Errors
     /// The stream cannot be read.
     pub async fn recall(&self, most: u64, mut take: impl FnMut(Past)) -> Result<(), BrokerError> {
-        let scan = Scan { stream: CHECKOUT, subject: None, headers_only: false };
-        scan.newest(self, most, |found| {
-            let at_ms = u64::try_from(found.time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-            let event = decode_parts(&found.subject, &found.payload, Some(&found.headers));
-            take(Past { sequence: found.sequence, at_ms, event });
-        })
-        .await
+        SCAN.newest(self, most, |found| take(found.into())).await
+    }
+
+    /// Gives what was stored since the call before `reached` so far to `take`, at the first call the newest `most_at_first` events. After
+    /// an error the same may come again. Nothing is left at the server between calls, so who does not call holds nothing back.
+    ///
+    /// # Errors
+    /// The stream cannot be read.
+    pub async fn recall_since(
+        &self,
+        reached: Option<Reached>,
+        most_at_first: u64,
+        mut take: impl FnMut(Past),
+    ) -> Result<Reached, BrokerError> {
+        SCAN.since(self, reached, most_at_first, |found| take(found.into())).await
     }
 }

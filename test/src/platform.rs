@@ -24,6 +24,7 @@ pub struct Options {
     scale: Vec<String>,
     set: Vec<String>,
     ha: bool,
+    auditor: bool,
 }
 
 impl Default for Options {
@@ -31,7 +32,7 @@ impl Default for Options {
     /// checked whole.
     fn default() -> Self {
         let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"];
-        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false }
+        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false, auditor: false }
     }
 }
 
@@ -53,6 +54,12 @@ impl Options {
     #[must_use]
     pub fn ha(self) -> Self {
         Self { ha: true, ..self }
+    }
+
+    /// `--auditor`: follows the stream.
+    #[must_use]
+    pub fn auditor(self) -> Self {
+        Self { auditor: true, ..self }
     }
 
     /// `--set target.NAME=value`. Of two for the same name the later one holds.
@@ -190,6 +197,7 @@ impl Platform {
         let mut command = Command::new(program());
         command.args(["up", "--port=0", "--data"]).arg(folder.path()).args(&options.scale);
         command.args(options.ha.then_some("--ha"));
+        command.args(options.auditor.then_some("--auditor"));
         command.args(options.set.iter().map(|setting| format!("--set={setting}")));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let up = command.spawn().expect("checkout starts");

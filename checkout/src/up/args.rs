@@ -73,14 +73,18 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "SERVICE=N", value_delimiter = ',')]
     pub scale: Vec<String>,
 
-    /// An environment variable for all instances of a service (`order.LOG=debug`), for one (`order-2.CRASH_AT=…`) or for the
-    /// gateway; or a configuration line of the databases (`redis.maxmemory=1gb`, `redis-order.…`); repeatable
+    /// An environment variable for all instances of a service (`order.LOG=debug`), for one (`order-2.CRASH_AT=…`) for the
+    /// gateway or the auditor; or a configuration line of the databases (`redis.maxmemory=1gb`, `redis-order.…`); repeatable
     #[arg(long, value_name = "TARGET.VAR=VALUE")]
     pub set: Vec<String>,
 
     /// Three of everything that keeps data: per service a primary and two replicas behind three sentinels, and three nats-servers
     #[arg(long)]
     pub ha: bool,
+
+    /// Follow all events with an auditor, which tells what can never be: in DIR/log/auditor.log, and as metrics
+    #[arg(long)]
+    pub auditor: bool,
 
     /// When the databases flush to disk: always, everysec or no
     #[arg(long, default_value = "always", value_name = "POLICY", value_parser = ["always", "everysec", "no"])]
@@ -93,6 +97,7 @@ impl ShapeArgs {
     pub fn to_words(&self) -> Vec<String> {
         let mut words = vec![format!("--appendfsync={}", self.appendfsync)];
         words.extend(self.ha.then(|| "--ha".to_owned()));
+        words.extend(self.auditor.then(|| "--auditor".to_owned()));
         words.extend(self.scale.iter().map(|scale| format!("--scale={scale}")));
         words.extend(self.set.iter().map(|set| format!("--set={set}")));
         words
@@ -106,6 +111,8 @@ pub struct Shape {
     pub scale: BTreeMap<Service, u16>,
     /// Whether everything that keeps data is there three times.
     pub ha: bool,
+    /// Whether an auditor follows the stream.
+    pub auditor: bool,
     /// What `--set` says, in the order given.
     pub settings: Vec<Setting>,
     /// The fsync policy of the databases.
@@ -133,8 +140,8 @@ impl Shape {
     /// One line that names the flag that cannot be.
     pub fn new(args: &ShapeArgs) -> Result<Self, Failure> {
         let scale = parse_scale(&args.scale)?;
-        let settings = args.set.iter().map(|text| parse_setting(text, &scale, args.ha)).collect::<Result<_, _>>()?;
-        Ok(Self { scale, ha: args.ha, settings, appendfsync: args.appendfsync.clone() })
+        let settings = args.set.iter().map(|text| parse_setting(text, &scale, args)).collect::<Result<_, _>>()?;
+        Ok(Self { scale, ha: args.ha, auditor: args.auditor, settings, appendfsync: args.appendfsync.clone() })
     }
 
     /// What `--set` gives the process `name` of `group`.
@@ -167,7 +174,7 @@ fn parse_scale(words: &[String]) -> Result<BTreeMap<Service, u16>, Failure> {
     Ok(scale)
 }
 
-fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>, ha: bool) -> Result<Setting, Failure> {
+fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>, args: &ShapeArgs) -> Result<Setting, Failure> {
     let bad = |why: &str| Failure::usage(format!("--set {text}: {why}; write for example --set order.LOG=debug"));
     let (key, value) = text.split_once('=').ok_or_else(|| bad("there is no '='"))?;
     let (target, name) = key.split_once('.').ok_or_else(|| bad("there is no '.' before the variable"))?;
@@ -177,7 +184,7 @@ fn parse_setting(text: &str, scale: &BTreeMap<Service, u16>, ha: bool) -> Result
     if value.contains(['\0', '\n']) {
         return Err(bad("the value must be one line"));
     }
-    if !is_target(target, scale, ha) {
+    if !(is_target(target, scale, args.ha) || args.auditor && target == "auditor") {
         return Err(bad(&format!("nothing that runs here is called '{target}'")));
     }
     if !target.starts_with("redis") && RESERVED.contains(&name) {
@@ -215,7 +222,12 @@ mod tests {
 
     fn shape(scale: &[&str], set: &[&str]) -> Result<Shape, Failure> {
         let owned = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect();
-        Shape::new(&ShapeArgs { scale: owned(scale), set: owned(set), ha: false, appendfsync: "always".to_owned() })
+        Shape::new(&ShapeArgs {
+            scale: owned(scale),
+            set: owned(set),
+            appendfsync: "always".to_owned(),
+            ..ShapeArgs::default()
+        })
     }
 
     #[test]

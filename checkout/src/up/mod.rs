@@ -142,6 +142,7 @@ async fn wind_down(fleet: &Fleet, news: &impl Fn(&str)) -> bool {
     if clean {
         news("the services have drained");
     }
+    clean &= fleet.drain(SERVERS_STOP, &[Group::Auditor]).await;
     // Who watches over the databases must not see them die.
     clean &= fleet.drain(SERVERS_STOP, &[Group::Sentinel]).await;
     clean &= fleet.drain(SERVERS_STOP, &[Group::Nats, Group::Redis]).await;
@@ -214,7 +215,19 @@ impl Start<'_> {
             .fleet
             .start(|| Ok(plan::gateway(self.programs.own.clone(), self.gateway_address()?, &services, self.shape)))
             .await?;
+        if self.shape.auditor {
+            self.auditor(&servers).await?;
+        }
         self.platform(&gateway, &servers, monitor, services)
+    }
+
+    async fn auditor(&self, servers: &Servers) -> Result<Process, Failure> {
+        self.fleet
+            .start(|| {
+                let env = access::of_auditor(&self.secrets)?;
+                Ok(plan::auditor(self.programs.own.clone(), self.ports.free()?, &servers.nats, env, self.shape))
+            })
+            .await
     }
 
     /// Makes streams and durables, which the services may not, and keeps them as they are. With what the order service is told of

@@ -22,6 +22,8 @@ pub enum Group {
     Gateway,
     /// Instances of a service.
     Service(Service),
+    /// Who follows the stream and tells what can never be.
+    Auditor,
     /// nats-server.
     Nats,
     /// Those who watch over the databases and choose their primaries.
@@ -37,6 +39,7 @@ impl Group {
         match self {
             Self::Gateway => "gateway",
             Self::Service(service) => service.name(),
+            Self::Auditor => "auditor",
             Self::Nats => "nats",
             Self::Sentinel => "sentinel",
             Self::Redis => "redis",
@@ -49,6 +52,7 @@ impl Group {
         let kind = name.split('-').next()?;
         match kind {
             "gateway" => Some(Self::Gateway),
+            "auditor" => Some(Self::Auditor),
             "nats" => Some(Self::Nats),
             "sentinel" => Some(Self::Sentinel),
             "redis" => Some(Self::Redis),
@@ -106,7 +110,7 @@ impl Process {
     #[must_use]
     pub fn url(&self) -> String {
         let scheme = match self.group {
-            Group::Gateway | Group::Service(_) => "http",
+            Group::Gateway | Group::Service(_) | Group::Auditor => "http",
             Group::Nats => "nats",
             Group::Redis | Group::Sentinel => "redis",
         };
@@ -248,6 +252,29 @@ pub fn gateway(
     }
 }
 
+/// The auditor: this same program.
+#[must_use]
+pub fn auditor(
+    program: PathBuf,
+    address: SocketAddr,
+    nats: &str,
+    mut env: Vec<(String, String)>,
+    shape: &Shape,
+) -> Process {
+    let settings = shape.settings_of("auditor", "auditor");
+    env.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Process {
+        name: "auditor".to_owned(),
+        group: Group::Auditor,
+        program,
+        args: vec!["auditor".to_owned(), format!("--listen={address}"), format!("--nats={nats}")],
+        env,
+        address,
+        probe: Probe::Http(address, "/health/ready"),
+        revival: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +285,7 @@ mod tests {
         assert_eq!(Group::of_process("redis-order"), Some(Group::Redis));
         assert_eq!(Group::of_process("nats-1"), Some(Group::Nats));
         assert_eq!(Group::of_process("gateway"), Some(Group::Gateway));
+        assert_eq!(Group::of_process("auditor"), Some(Group::Auditor));
         assert_eq!(Group::of_process("up"), None);
     }
 

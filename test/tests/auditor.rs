@@ -1,0 +1,70 @@
+//! The auditor that follows the stream: silent under honest load, names what was forged, and goes on after its death.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use nix::sys::signal::Signal;
+use testing::client::Client;
+use testing::load::{Load, Seed};
+use testing::platform::{Options, Platform};
+use testing::stream::Nats;
+use testing::wait::eventually;
+
+/// The sum of the auditor's metrics of which the line begins so.
+async fn metric(platform: &Platform, begins: &str) -> Option<u64> {
+    let url = platform.processes().remove("auditor").unwrap();
+    let answer = Client::new(&url).send(http::Method::GET, "/metrics", &[]).await.ok()?;
+    let text = answer.text();
+    let of_line = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
+    let values: Vec<u64> = text.lines().filter(|line| line.starts_with(begins)).filter_map(of_line).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+async fn has_heard_all(platform: &Platform, nats: &Nats) {
+    eventually("the auditor has heard all", async || {
+        let stored = nats.events().await.len() as u64;
+        metric(platform, "auditor_events_total").await.is_some_and(|heard| heard >= stored)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_death() {
+    let platform = Platform::start(Options::default().auditor()).await;
+    Seed::mixed(300).fill(&platform.client()).await;
+    Load::start(&platform, 200, 16).all().await;
+    let nats = Nats::of(&platform).await;
+    has_heard_all(&platform, &nats).await;
+    assert_eq!(metric(&platform, "auditor_findings_total").await, Some(0));
+    assert!(!platform.folder().log("auditor").contains("FINDING"), "{}", platform.folder().log("auditor"));
+    eventually("it counts ends", async || metric(&platform, "auditor_sagas{state=\"remembered\"}").await >= Some(200))
+        .await;
+
+    // A forged event, after which the stream tells two ends of one saga.
+    let forge = async |at: usize| {
+        let events = nats.events().await;
+        let completed = events.iter().filter(|event| event.subject == "checkout.completed").nth(at).unwrap();
+        let mut body = completed.json();
+        body["reason"] = "abandoned".into();
+        nats.publish("checkout.failed", completed.headers.clone(), body.to_string()).await;
+        completed.saga().to_owned()
+    };
+    let contradictions = "auditor_findings_total{rule=\"contradiction\"}";
+    let saga = forge(0).await;
+    eventually("it counts the forged event", async || metric(&platform, contradictions).await > Some(0)).await;
+    let named = |saga: &str| {
+        let log = platform.folder().log("auditor");
+        log.lines().any(|line| line.contains(&format!("FINDING contradiction: saga {saga}")))
+    };
+    assert!(named(&saga), "{}", platform.folder().log("auditor"));
+
+    platform.end_and_await("auditor", Signal::SIGKILL).await;
+    let saga = forge(1).await;
+    eventually("its successor names the next one", async || named(&saga)).await;
+
+    // A stream that lost its past is no crime of anybody: what is left is not called wrong.
+    nats.purge().await;
+    platform.end_and_await("auditor", Signal::SIGKILL).await;
+    Load::start(&platform, 250, 4).more(20).await;
+    eventually("it hears the new ones", async || metric(&platform, "auditor_events_total").await > Some(20)).await;
+    assert_eq!(metric(&platform, "auditor_findings_total").await, Some(0));
+}
