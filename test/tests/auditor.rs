@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use testing::client::Client;
 use testing::load::{Load, Seed};
 use testing::platform::{Options, Platform};
-use testing::stream::Nats;
+use testing::stream::{CHECKOUT, Nats};
 use testing::wait::eventually;
 
 /// The sum of the auditor's metrics of which the line begins so.
@@ -61,10 +61,13 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     let saga = forge(1).await;
     eventually("its successor names the next one", async || named(&saga)).await;
 
-    // A stream that lost its past is no crime of anybody: what is left is not called wrong.
-    nats.purge().await;
-    platform.end_and_await("auditor", Signal::SIGKILL).await;
-    Load::start(&platform, 250, 4).more(20).await;
-    eventually("it hears the new ones", async || metric(&platform, "auditor_events_total").await > Some(20)).await;
-    assert_eq!(metric(&platform, "auditor_findings_total").await, Some(0));
+    // A stream that was lost and made anew: a gap, and no finding about what is left.
+    let found = metric(&platform, "auditor_findings_total").await;
+    nats.jetstream.delete_stream(CHECKOUT).await.unwrap();
+    let load = Load::start(&platform, 300, 4);
+    let gaps = "auditor_unheard_total{kind=\"gap\"}";
+    eventually("it tells the gap", async || metric(&platform, gaps).await > Some(0)).await;
+    load.stop().await;
+    has_heard_all(&platform, &nats).await;
+    assert_eq!(metric(&platform, "auditor_findings_total").await, found);
 }
