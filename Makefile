@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test test-k8s bench chaos floor simulate build lint fmt tools clean
+.PHONY: help up test test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -11,7 +11,7 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin
 ARGS ?=
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  ARGS="…" passes flags on: make up ARGS="--scale order=4,payment=4,stock=4 --port 9000"'
 
 up: tools build ## Runs the whole platform on this machine (Ctrl-C stops it)
@@ -19,6 +19,9 @@ up: tools build ## Runs the whole platform on this machine (Ctrl-C stops it)
 
 test-k8s: ## Checks the Kubernetes manifests, without a cluster
 	@test/k8s/run.sh
+
+rehearse-k8s: ## Starts one group of databases as Kubernetes would, all at once and by name, and kills its primary
+	@test/k8s/nodes.sh
 
 test: tools ## Runs all tests
 	cargo build --workspace --bins
