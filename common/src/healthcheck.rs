@@ -20,7 +20,7 @@ pub fn ask(listen: SocketAddr, path: &str) -> Result<String, String> {
     stream.set_read_timeout(Some(LIMIT)).map_err(told)?;
     stream.set_write_timeout(Some(LIMIT)).map_err(told)?;
     // HTTP/1.0, so that the answer comes in one piece and ends with the connection.
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").map_err(told)?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).map_err(told)?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer).map_err(told)?;
     let answer = String::from_utf8_lossy(&answer);
@@ -53,10 +53,15 @@ mod tests {
         let listen = listener.local_addr().unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 512];
-            let length = stream.read(&mut request).unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut piece = [0; 512];
+                let length = stream.read(&mut piece).unwrap();
+                assert!(length > 0, "the request ends in the middle");
+                request.extend_from_slice(&piece[..length]);
+            }
             stream.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8_lossy(&request[..length]).into_owned()
+            String::from_utf8_lossy(&request).into_owned()
         });
         let told = ask(listen, "/health/ready");
         assert!(server.join().unwrap().starts_with("GET /health/ready HTTP/1.0\r\n"));
