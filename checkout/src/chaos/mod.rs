@@ -64,7 +64,7 @@ Examples:
   checkout chaos --faults kill:service,primary,delete     some kinds only
   checkout chaos --check DIR/history.jsonl                check a history again
   checkout chaos --url http://127.0.0.1:8000 --faults none                       a platform that runs elsewhere
-  checkout chaos --url http://127.0.0.1:8000 --fault-command 'docker compose kill -s KILL payment && docker compose up -d'")]
+  checkout chaos --url http://127.0.0.1:8000 --fault-command 'docker compose kill -s KILL payment-service && docker compose up -d'")]
 pub struct Args {
     /// Minutes of load and faults
     #[arg(long, default_value_t = 2.0, value_name = "MINUTES")]
@@ -271,12 +271,19 @@ async fn disturb(
         news(began, &arrivals, &shared, shopper.recorder());
     }
     stop_faults.cancel();
-    let _ = hurting.await;
+    let hurt = hurting.await;
     shopper.recorder().write(&Line::Healed { at_us: shopper.recorder().now_us() });
     stop_load.cancel();
     say::out("no more faults, no more arrivals; waiting for what is under way");
     let mut findings = shared.findings();
-    if tokio::time::timeout(VISIT_ENDS_WITHIN, &mut loading).await.is_err() {
+    if let Err(error) = hurt {
+        findings.push(format!("the faults broke off: {error}"));
+    }
+    let loaded = tokio::time::timeout(VISIT_ENDS_WITHIN, &mut loading).await;
+    if let Ok(Err(error)) = &loaded {
+        findings.push(format!("the load broke off: {error}"));
+    }
+    if loaded.is_err() {
         findings.push(format!("{} visits have no end {VISIT_ENDS_WITHIN:?} after the last fault", arrivals.present()));
         loading.abort();
     }
