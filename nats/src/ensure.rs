@@ -131,8 +131,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Keeps the topology as it should be until `stop`: what is deleted or changed is made anew, at once, because services that may not
-    /// do it wait for it. [`Broker::ensure_topology`] comes first.
+    /// Keeps the topology as it should be until `stop`: what is deleted or changed is made anew as soon as that is safe, because services that
+    /// may not do it wait for it. [`Broker::ensure_topology`] comes first.
     ///
     /// # Errors
     /// The connection is closed.
