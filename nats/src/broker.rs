@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::inbox_prefix;
+use crate::fast_ingest::FastIngest;
 use crate::message::Template;
 use crate::outage::{Outage, pause};
 use crate::publish::Counters;
@@ -119,6 +120,7 @@ pub(crate) struct Inner {
     pub was_complete: AtomicBool,
     pub limits: Mutex<Limits>,
     pub counters: Counters,
+    pub batches: FastIngest,
     /// Trouble with publishing, met by all requests in hand at once and told once.
     pub publishing: Outage,
 }
@@ -233,6 +235,7 @@ impl Broker {
             .build(client.clone());
         let broker = Self {
             inner: Arc::new(Inner {
+                batches: FastIngest::start(client.clone(), link.clone()),
                 client,
                 jetstream,
                 template: Template::new(&format!("/checkout/{service}"), instance),

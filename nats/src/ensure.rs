@@ -179,7 +179,7 @@ impl Broker {
         Ok(())
     }
 
-    async fn check_stream(&self, wanted: StreamConfig, creates: bool) -> Result<(), BrokerError> {
+    async fn check_stream(&self, mut wanted: StreamConfig, creates: bool) -> Result<(), BrokerError> {
         let jetstream = &self.inner.jetstream;
         let what = format!("stream {}", wanted.name);
         let found = match jetstream.get_stream(&wanted.name).await {
@@ -196,6 +196,10 @@ impl Broker {
             }
             Err(error) => return Err(refused(&what, &error)),
         };
+        if !creates {
+            // Who keeps the streams may not know how to say it (NACK's resources do not), and everything works without.
+            wanted.allow_batch_publish = found.cached_info().config.allow_batch_publish;
+        }
         let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted)?;
         if !drift.is_empty() {
             report(&what, &drift, creates);
@@ -289,6 +293,8 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
         duplicate_window: DUPLICATE_WINDOW,
         // Reading single messages (redo after a failover, the inspecting person) is answered by any replica.
         allow_direct: true,
+        // Events are published as batches that are confirmed once (`fast_ingest.rs`).
+        allow_batch_publish: name == CHECKOUT,
         ..StreamConfig::default()
     }
 }
@@ -326,6 +332,7 @@ fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(Stream
     compare(&mut drift, "discard", &mut found.discard, wanted.discard);
     compare(&mut drift, "duplicate_window", &mut found.duplicate_window, wanted.duplicate_window);
     compare(&mut drift, "allow_direct", &mut found.allow_direct, wanted.allow_direct);
+    compare(&mut drift, "allow_batched", &mut found.allow_batch_publish, wanted.allow_batch_publish);
     compare(&mut drift, "no_ack", &mut found.no_ack, false);
     // Ways in which a stream says what nobody said.
     compare(&mut drift, "subject_transform", &mut found.subject_transform, None);

@@ -12,6 +12,7 @@ mod consume;
 mod damage;
 mod dead_letter;
 mod ensure;
+mod fast_ingest;
 pub mod graveyard;
 mod letter;
 mod message;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError};
+use crate::fast_ingest::Refusal;
 use crate::message::{Outgoing, Template, rfc3339_now};
 use crate::outage::pause;
 use crate::topology::CHANNELS;
@@ -123,7 +124,7 @@ impl Broker {
         loop {
             let round = tokio::select! {
                 biased;
-                round = self.store_round(letters, &mut left) => round,
+                round = self.store_round(letters, &mut left, failures == 0) => round,
                 () = &mut ends => return Err(BrokerError::GaveUp { missing: left.len() }),
             };
             match round {
@@ -151,11 +152,15 @@ impl Broker {
         }
     }
 
-    /// Sends what is left and removes from it what is confirmed. Nothing when all is.
-    async fn store_round(&self, letters: &[Letter<'_>], left: &mut Vec<usize>) -> Option<Round> {
+    /// Sends what is left and removes from it what is confirmed. Nothing when all is. The first try is a batch; whatever is wrong with it is
+    /// found out message by message.
+    async fn store_round(&self, letters: &[Letter<'_>], left: &mut Vec<usize>, first: bool) -> Option<Round> {
         // Sent while away, messages would only queue up in the client, and again with each retry.
         self.connected().await;
         let lost = self.times_lost();
+        if first && let Some(round) = self.store_batch(letters, lost).await {
+            return round;
+        }
         let time = HeaderValue::from(rfc3339_now());
         let mut sent = Vec::with_capacity(left.len());
         let mut confirmed = Vec::with_capacity(left.len());
@@ -198,6 +203,36 @@ impl Broker {
         let mut done = confirmed.into_iter().peekable();
         left.retain(|index| done.next_if_eq(index).is_none());
         Some(unfit.unwrap_or_else(|| trouble.into_round("the connection was lost")))
+    }
+
+    /// The same with all letters as one batch. Nothing where this must be done one by one.
+    async fn store_batch(&self, letters: &[Letter<'_>], lost: u64) -> Option<Option<Round>> {
+        // A batch is of one stream, and dead letters have another.
+        let events = letters.iter().all(|letter| matches!(letter, Letter::Event(_)));
+        if !events || !self.inner.batches.works() {
+            return None;
+        }
+        let time = HeaderValue::from(rfc3339_now());
+        let mut messages = Vec::with_capacity(letters.len());
+        for letter in letters {
+            // What is wrong is told where they are sent one by one.
+            messages.push(letter.message(&self.inner.template, &time).ok()?);
+        }
+        let stored = tokio::select! {
+            biased;
+            stored = self.inner.batches.store(messages) => stored,
+            () = self.disconnected(lost) => Err(Refusal::failed("the connection was lost")),
+        };
+        match stored {
+            Ok(()) => {
+                for letter in letters {
+                    self.inner.counters.published(letter.subject());
+                }
+                Some(None)
+            }
+            Err(Refusal::Unsupported) => None,
+            Err(Refusal::Failed { missing_stream, why }) => Some(Some(Round::Left { missing_stream, why })),
+        }
     }
 
     async fn send(&self, letter: &Letter<'_>, time: &HeaderValue) -> Result<PublishAckFuture, Fault> {

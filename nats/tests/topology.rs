@@ -35,7 +35,7 @@ async fn several_instances_create_it_at_once() {
     assert_eq!(stream.discard, DiscardPolicy::Old);
     assert_eq!((stream.max_bytes, stream.max_age), (1 << 30, Duration::from_secs(86_400)));
     assert_eq!((stream.num_replicas, stream.duplicate_window), (1, Duration::from_millis(100)));
-    assert!(stream.allow_direct);
+    assert!(stream.allow_direct && stream.allow_batch_publish);
 
     let dead = admin.get_stream(DEAD_LETTERS).await.unwrap().cached_info().config.clone();
     assert_eq!(dead.subjects, ["dead.>"]);
