@@ -11,6 +11,7 @@ use std::time::Duration;
 use ::audit::history::{Figures, Historian, Patience, Place};
 use ::audit::{Finding, Rule};
 use axum::Router;
+use common::event::Event;
 use common::http::{bind, serve, with_common_routes};
 use common::secret::Secret;
 use common::service::wall_clock_ms;
@@ -22,9 +23,13 @@ use tokio_util::sync::CancellationToken;
 use crate::dead::CONNECT;
 use crate::failure::Failure;
 use crate::signals::StopSignals;
+use crate::traces::Traces;
 
 /// How often it looks for more once it has heard everything.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long traces that are left may take at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long the head of a request may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(20);
@@ -45,6 +50,14 @@ pub struct Args {
     /// Address and port of /metrics and /health
     #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+
+    /// Send each checkout as a trace to this collector or viewer, by OTLP over HTTP; such as http://localhost:4318
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp: Option<String>,
+
+    /// Which part of all traces is sent: 0.01 for each hundredth
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value_t = 1.0, value_name = "SHARE")]
+    otlp_share: f64,
 
     /// Events of the past to begin with, the newest
     #[arg(long, default_value_t = 100_000, value_name = "N")]
@@ -67,6 +80,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let broker = Broker::connect(&url, "audit", "checkout-auditor", CONNECT)
         .await
         .map_err(|error| Failure::failed(error.to_string()))?;
+    let (traces, exports) = match &args.otlp {
+        Some(endpoint) => {
+            let (traces, exports) = Traces::start(endpoint, args.otlp_share)?;
+            (Some(traces), Some(exports))
+        }
+        None => (None, None),
+    };
     let hears = Arc::new(AtomicBool::new(false));
     let ready = Arc::clone(&hears);
     let app = with_common_routes(Router::new(), move || vec![("stream", ready.load(Ordering::Relaxed))]);
@@ -74,15 +94,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let pages = tokio::spawn(serve(listener, app, HEAD_LIMIT, end.clone()));
     tracing::info!(listen = %args.listen, "the auditor begins; of sagas that began before what it reads it tells only contradictions");
     tokio::select! {
-        () = follow(&broker, args.events, &hears) => {}
+        () = follow(&broker, args.events, &hears, traces.as_ref()) => {}
         () = async { stop.next().await; } => {}
     }
     end.cancel();
+    drop(traces);
+    if let Some(exports) = exports {
+        // What is left goes out, if somebody takes it.
+        let _ = tokio::time::timeout(FAREWELL, exports).await;
+    }
     pages.await.map_err(|error| Failure::failed(error.to_string()))
 }
 
 /// Hears everything, without end.
-async fn follow(broker: &Broker, most_at_first: u64, hears: &AtomicBool) {
+async fn follow(broker: &Broker, most_at_first: u64, hears: &AtomicBool, traces: Option<&Traces>) {
     for rule in Rule::ALL {
         counter!("auditor_findings_total", "rule" => rule.name()).absolute(0);
     }
@@ -94,6 +119,9 @@ async fn follow(broker: &Broker, most_at_first: u64, hears: &AtomicBool) {
             let place = Place { sequence: past.sequence, at_ms: past.at_ms };
             // One that cannot be read is a dead letter, and the service that met it has told so.
             historian.hear(place, past.event.as_ref().ok()).iter().for_each(tell);
+            if let (Some(traces), Ok(Event::Saga(event))) = (traces, &past.event) {
+                traces.hear(event);
+            }
         });
         match heard.await {
             Ok(now) => {

@@ -39,4 +39,5 @@ pub mod service;
 pub mod signals;
 pub mod status;
 pub mod topology;
+mod traces;
 pub mod up;

@@ -32,6 +32,16 @@ impl TraceParent {
     pub fn trace_id(&self) -> &str {
         self.0.get(3..35).unwrap_or_default()
     }
+
+    /// The 16 hex digits of what caused this.
+    pub fn span_id(&self) -> &str {
+        self.0.get(36..52).unwrap_or_default()
+    }
+
+    /// Whether somebody records this trace (the lowest bit of its flags).
+    pub fn is_sampled(&self) -> bool {
+        self.0.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+    }
 }
 
 impl FromStr for TraceParent {
