@@ -14,9 +14,16 @@ use crate::reason::FailureReason;
 use crate::saga::{Items, Saga, SagaId};
 use crate::trace::TraceParent;
 
-/// The version of the event bodies that this build writes and the newest it reads. Unknown fields are ignored, so a field
-/// may be added without a new version; a field that a reader *must* understand needs one.
+/// The version of the event bodies that this build writes.
+///
+/// Unknown fields are ignored, at every level, so a field that a reader may do without is added without a new version. What a reader *must*
+/// understand (a field, another meaning, another reason of a failure) needs one, and takes two releases, because old and new instances work
+/// side by side: the first reads the new version ([`NEWEST_VERSION`]) and writes the old one; the second, when no instance of an older one
+/// is left, writes it. What is newer than this build is left to instances of a newer one, see [`Poison::is_newer`].
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// The newest version of the event bodies that this build reads.
+pub const NEWEST_VERSION: u32 = if crate::IS_NEXT_VERSION { 2 } else { 1 };
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
@@ -180,7 +187,7 @@ impl SagaEvent {
 }
 
 /// "Every saga started before this time is closed": behind it, outcome records may be forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark {
     /// In milliseconds since the Unix epoch, by the clock of the order database.
     pub closed_before_ms: u64,
@@ -211,7 +218,7 @@ pub enum Poison {
     #[error("the body does not fit the event: {0}")]
     Body(#[from] serde_json::Error),
     /// The body says that it needs a newer reader.
-    #[error("schema version {0} is newer than {SCHEMA_VERSION}, the newest this build reads")]
+    #[error("schema version {0} is newer than {NEWEST_VERSION}, the newest this build reads")]
     Version(u32),
     /// A failure without a reason.
     #[error("{0} must say its reason")]
@@ -219,6 +226,16 @@ pub enum Poison {
     /// The saga id belongs to another order than the event names.
     #[error("saga {0} does not belong to the order that the event names")]
     ForeignOrder(SagaId),
+}
+
+impl Poison {
+    /// Whether a newer build could understand it: it says so itself, or is an event that only a newer build knows of.
+    pub const fn is_newer(&self) -> bool {
+        match self {
+            Self::UnknownKind(_) | Self::Version(_) => true,
+            Self::Body(_) | Self::NoReason(_) | Self::ForeignOrder(_) => false,
+        }
+    }
 }
 
 /// The JSON body of a saga event as it is written. Its fields stand in one level, because a person reads them in
@@ -237,6 +254,9 @@ struct BodyOut<'a> {
     reason: Option<&'a FailureReason>,
     round: u32,
     trail: &'a [Step],
+    /// What the next version may add, for the test of upgrades.
+    #[cfg(feature = "next-version")]
+    a_later_field: [u8; 2],
 }
 
 /// The same body as it is read.
@@ -255,22 +275,59 @@ struct BodyIn {
     reason: Option<FailureReason>,
     #[serde(default)]
     round: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_steps")]
     trail: Vec<Step>,
 }
 
-impl BodyIn {
+/// The steps of a trail whose events this build knows. The trail is for people who look at a saga: a step that a later version has put
+/// in between is no reason not to go on.
+fn known_steps<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    #[derive(Deserialize)]
+    struct AnyStep {
+        event: String,
+        at_ms: u64,
+    }
+    let steps = Vec::<AnyStep>::deserialize(deserializer)?;
+    let known =
+        steps.into_iter().filter_map(|AnyStep { event, at_ms }| Some(Step { event: event.parse().ok()?, at_ms }));
+    Ok(known.collect())
+}
+
+/// The JSON body of a watermark. The first builds wrote no version.
+#[derive(Serialize, Deserialize)]
+struct WatermarkBody {
+    #[serde(default)]
+    version: u32,
+    closed_before_ms: u64,
+}
+
+/// A body that says its version.
+trait Body: for<'de> Deserialize<'de> {
+    fn version(&self) -> u32;
+
     /// Reads a body. One of a newer version may look quite different, so what does not fit is asked for its version first.
     fn read(body: &[u8]) -> Result<Self, Poison> {
         let version = match serde_json::from_slice::<Self>(body) {
-            Ok(read) if read.version <= SCHEMA_VERSION => return Ok(read),
-            Ok(read) => read.version,
+            Ok(read) if read.version() <= NEWEST_VERSION => return Ok(read),
+            Ok(read) => read.version(),
             Err(error) => match serde_json::from_slice::<Versioned>(body) {
-                Ok(Versioned { version }) if version > SCHEMA_VERSION => version,
+                Ok(Versioned { version }) if version > NEWEST_VERSION => version,
                 _ => return Err(error.into()),
             },
         };
         Err(Poison::Version(version))
+    }
+}
+
+impl Body for BodyIn {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Body for WatermarkBody {
+    fn version(&self) -> u32 {
+        self.version
     }
 }
 
@@ -322,8 +379,12 @@ impl Event {
                 reason: reason.as_ref(),
                 round: *round,
                 trail,
+                #[cfg(feature = "next-version")]
+                a_later_field: [1, 2],
             }),
-            Self::Watermark(watermark) => serde_json::to_vec(watermark),
+            Self::Watermark(Watermark { closed_before_ms }) => {
+                serde_json::to_vec(&WatermarkBody { version: SCHEMA_VERSION, closed_before_ms: *closed_before_ms })
+            }
         }
     }
 
@@ -331,7 +392,8 @@ impl Event {
     /// Context asks for.
     pub fn decode(subject: &str, body: &[u8], traceparent: Option<&str>) -> Result<Self, Poison> {
         if subject == WATERMARK_SUBJECT {
-            return Ok(Self::Watermark(serde_json::from_slice(body)?));
+            let WatermarkBody { closed_before_ms, .. } = WatermarkBody::read(body)?;
+            return Ok(Self::Watermark(Watermark { closed_before_ms }));
         }
         let kind: Kind = subject.parse()?;
         let BodyIn { saga_id, order_id, started_at_ms, user_id, amount, items, at_ms, reason, round, trail, .. } =
@@ -380,12 +442,70 @@ mod tests {
         assert!(of("payment.debited", "no json").contains("does not fit"));
         assert!(of("payment.debited", "{}").contains("missing field `version`"));
         assert!(of("payment.debited", &BODY.replace("20", "-20")).contains("does not fit"));
-        assert!(of("payment.debited", &BODY.replace("\"version\":1", "\"version\":2")).contains("newer than 1"));
+        assert!(of("payment.debited", &BODY.replace("\"version\":1", "\"version\":99")).contains("newer than"));
         assert!(of("stock.failed", BODY).contains("must say its reason"));
         assert!(
             of("stock.reserved", &BODY.replace("\"order_id\":\"5\"", "\"order_id\":\"6\"")).contains("does not belong")
         );
         assert!(of("checkout.watermark", "{}").contains("closed_before_ms"));
+    }
+
+    #[test]
+    fn fields_that_only_a_later_version_knows_are_ignored_at_every_level() {
+        let plain = Event::decode("payment.debited", BODY.as_bytes(), None).unwrap();
+        let trace = plain.traceparent().map(TraceParent::as_str);
+        let later = BODY
+            .replacen('{', r#"{"later":{"deep":[1,{"deeper":null}]},"#, 1)
+            .replace(r#""at_ms":18}"#, r#""at_ms":18,"by":{"instance":"payment-3"}}"#);
+        assert_ne!(later, BODY);
+        assert_eq!(Event::decode("payment.debited", later.as_bytes(), trace).unwrap(), plain);
+        for watermark in [r#"{"closed_before_ms":9}"#, r#"{"version":1,"closed_before_ms":9,"later":[{}]}"#] {
+            let read = Event::decode("checkout.watermark", watermark.as_bytes(), None).unwrap();
+            assert_eq!(read, Event::Watermark(Watermark { closed_before_ms: 9 }));
+        }
+    }
+
+    #[test]
+    fn a_step_that_a_later_version_has_put_in_between_is_left_out_of_the_trail() {
+        let later = BODY.replace("\"trail\":[", r#""trail":[{"event":"fraud.checked","at_ms":17,"score":3},"#);
+        let plain = Event::decode("payment.debited", BODY.as_bytes(), None).unwrap();
+        let trace = plain.traceparent().map(TraceParent::as_str);
+        assert_eq!(Event::decode("payment.debited", later.as_bytes(), trace).unwrap(), plain);
+    }
+
+    #[test]
+    fn optional_fields_may_be_missing_and_required_ones_may_not() {
+        let whole: serde_json::Value = serde_json::from_str(BODY).unwrap();
+        for field in whole.as_object().unwrap().keys() {
+            let mut body = whole.clone();
+            body.as_object_mut().unwrap().remove(field);
+            let read = Event::decode("payment.debited", body.to_string().as_bytes(), None);
+            let is_optional = ["at_ms", "round", "trail", "a_later_field"].contains(&field.as_str());
+            assert_eq!(read.is_ok(), is_optional, "{field}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_newer_build_could_understand_is_told_from_what_nobody_could() {
+        let of = |subject: &str, body: &str| Event::decode(subject, body.as_bytes(), None).unwrap_err().is_newer();
+        let newer = NEWEST_VERSION + 1;
+        let of_newer = format!("\"version\":{newer}");
+        assert!(of("payment.debited", &BODY.replace("\"version\":1", &of_newer)));
+        // Its form may be quite another.
+        assert!(of("payment.debited", &format!(r#"{{"version":{newer},"sagas":[]}}"#)));
+        assert!(of("checkout.watermark", &format!(r#"{{"version":{newer},"closed_before":"noon"}}"#)));
+        assert!(of("payment.frozen", BODY));
+        for (subject, body) in [
+            ("payment.debited", "no json"),
+            ("payment.debited", "{}"),
+            ("payment.debited", r#"{"version":1}"#),
+            ("payment.declined", BODY),
+            ("checkout.watermark", r#"{"version":1}"#),
+        ] {
+            assert!(!of(subject, body), "{subject} {body}");
+        }
+        // A reason decides what the client is told: one that is new needs a new version.
+        assert!(!of("payment.declined", &BODY.replacen('{', r#"{"reason":"frozen:7","#, 1)));
     }
 
     #[test]
