@@ -1,11 +1,14 @@
 //! `checkout functions`: which versions of the services' functions their databases hold, and the removal of those that nobody uses.
 
+use std::collections::BTreeMap;
+
 use common::redis::libraries::{self, Loaded};
 use common::secret::Secret;
 
 use crate::audit::place::{Looked, Place};
 use crate::failure::Failure;
 use crate::say;
+use crate::service::Service;
 
 /// See which versions of each service's Redis functions its database holds, and remove old ones.
 ///
@@ -39,7 +42,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     for (service, url) in databases(&looked) {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("the database of {service}: {error}"));
         if args.remove_unused {
-            for name in libraries::remove_unused(url).await.map_err(|error| failed(&error))? {
+            for name in libraries::remove_unused(url, service).await.map_err(|error| failed(&error))? {
                 say::out(&format!("{service}: removed {name}"));
             }
         }
@@ -55,9 +58,9 @@ fn databases(looked: &Looked) -> [(&'static str, &Secret); 3] {
 }
 
 /// Removes what earlier versions have left in these databases, where that is possible: it is only housekeeping.
-pub async fn tidy_up<'a>(urls: impl IntoIterator<Item = &'a String>) {
-    for url in urls {
-        match libraries::remove_unused(url).await {
+pub async fn tidy_up(databases: &BTreeMap<Service, String>) {
+    for (service, url) in databases {
+        match libraries::remove_unused(url, service.name()).await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => {
                 say::err(&format!("checkout: removed functions of an earlier version: {}", removed.join(", ")))

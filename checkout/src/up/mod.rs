@@ -93,7 +93,7 @@ async fn live(
     let outcome = match started {
         Ok(Some(platform)) => {
             // All instances that run are ours, and of one version.
-            functions::tidy_up(platform.redis.values()).await;
+            functions::tidy_up(&platform.redis).await;
             folder.publish(&platform);
             welcome::write_env(&platform, folder)?;
             if !args.quiet {

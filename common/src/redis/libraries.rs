@@ -25,15 +25,19 @@ pub async fn list(url: &str) -> RedisResult<Vec<Loaded>> {
     look(&mut connect(url).await?).await
 }
 
-/// Removes the libraries that no instance uses, and says which. One that an instance needs again, because it was only away, is loaded again
-/// by that instance.
+/// Removes the libraries of this service that no instance uses, and says which. One that an instance needs again, because it was only away, is
+/// loaded again by that instance.
 ///
 /// # Errors
 /// There is no primary, or it does not answer, or does not permit it.
-pub async fn remove_unused(url: &str) -> RedisResult<Vec<String>> {
+pub async fn remove_unused(url: &str, service: &str) -> RedisResult<Vec<String>> {
     let mut connection = connect(url).await?;
     let mut unused: Vec<String> = Vec::new();
-    for library in look(&mut connection).await?.into_iter().filter(|library| library.connections == 0) {
+    let of_service = |name: &str| name.rsplit_once('_').map_or(name, |(service, _version)| service) == service;
+    for library in look(&mut connection).await? {
+        if library.connections > 0 || !of_service(&library.name) {
+            continue;
+        }
         redis::cmd("FUNCTION").arg("DELETE").arg(&library.name).query_async::<()>(&mut connection).await?;
         unused.push(library.name);
     }

@@ -15,8 +15,11 @@ use redis::{RedisError, RedisResult, RedisWrite, ToRedisArgs, Value};
 
 const PRELUDE: &str = include_str!("prelude.lua");
 
-/// What makes the build of the feature `next-version` another version of every library; nothing elsewhere.
-const NEXT: &str = if crate::IS_NEXT_VERSION { include_str!("next.lua") } else { "" };
+// What makes the build of the feature `next-version` another version of every library; nothing elsewhere.
+#[cfg(feature = "next-version")]
+const NEXT: &str = include_str!("next.lua");
+#[cfg(not(feature = "next-version"))]
+const NEXT: &str = "";
 
 /// A function library: what a service loads into its database.
 #[derive(Debug, Clone, Copy)]

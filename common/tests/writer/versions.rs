@@ -87,8 +87,11 @@ async fn only_a_version_that_nobody_uses_is_removed_and_who_needs_it_after_all_h
     let bench = Bench::start(1).await;
     let url = bench.redis.url();
     let (next, tasks) = open(&bench.redis, NEXT).await;
-    assert!(libraries::remove_unused(&url).await.unwrap().is_empty());
-    assert!(libraries::list(&url).await.unwrap().iter().all(|library| library.connections > 0));
+    let foreign = "#!lua name=probes\nredis.register_function('foreign', function() return 1 end)";
+    bench.redis.console().ask(&["FUNCTION", "LOAD", foreign]);
+    assert!(libraries::remove_unused(&url, "probe").await.unwrap().is_empty());
+    let used = libraries::list(&url).await.unwrap().into_iter().filter(|library| library.connections > 0);
+    assert_eq!(used.count(), 2);
     assert!(is_ok(&next.call(add_twice(), far()).await));
     drop(next);
     assert!(tasks.drain(PATIENCE).await);
@@ -96,9 +99,9 @@ async fn only_a_version_that_nobody_uses_is_removed_and_who_needs_it_after_all_h
         !bench.redis.console().text(&["CLIENT", "LIST"]).unwrap().contains(&NEXT.loaded_name())
     })
     .await;
-    assert_eq!(libraries::remove_unused(&url).await.unwrap(), [NEXT.loaded_name()]);
+    assert_eq!(libraries::remove_unused(&url, "probe").await.unwrap(), [NEXT.loaded_name()]);
     let left: Vec<_> = libraries::list(&url).await.unwrap().into_iter().map(|library| library.name).collect();
-    assert_eq!(left, [LIBRARY.loaded_name()]);
+    assert_eq!(left, [LIBRARY.loaded_name(), "probes".to_owned()]);
     let (next, _tasks) = open(&bench.redis, NEXT).await;
     assert!(is_ok(&next.call(add_twice(), far()).await) && is_ok(&bench.database.call(add_one(), far()).await));
     assert_eq!(bench.counter(), 5);
