@@ -457,7 +457,8 @@ mod tests {
         let limits = Limits::default();
         let mut told = Vec::new();
         for name in STREAMS {
-            let StreamConfig { name, mut subjects, retention, discard, allow_batch_publish, .. } = stream(name, &limits);
+            let StreamConfig { name, mut subjects, retention, discard, allow_batch_publish, .. } =
+                stream(name, &limits);
             subjects.sort();
             told.push(format!("{name} {} {retention:?} {discard:?} {allow_batch_publish}", subjects.join(" ")));
         }
