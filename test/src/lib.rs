@@ -8,6 +8,7 @@ pub mod database;
 pub mod load;
 pub mod lua_headers;
 pub mod platform;
+pub mod programs;
 pub mod sentinels;
 pub mod servers;
 pub mod stream;
