@@ -38,6 +38,12 @@ impl Library {
         Self { name, code, version }
     }
 
+    /// The same version of it with other code: what a test needs that plants a bug where everybody calls.
+    #[must_use]
+    pub fn with_code(self, change: impl FnOnce(&'static str) -> &'static str) -> Self {
+        Self { code: change(self.code), ..self }
+    }
+
     /// Its name in the database.
     pub fn loaded_name(&self) -> String {
         self.versioned(self.name).to_string()
