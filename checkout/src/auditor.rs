@@ -49,7 +49,7 @@ pub struct Args {
     nats: String,
 
     /// Address and port of /metrics and /health
-    #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 
     /// Send each checkout as a trace to this collector or viewer, by OTLP over HTTP; such as http://localhost:4318
