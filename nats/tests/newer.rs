@@ -28,7 +28,7 @@ async fn newer_instance(admin: &jetstream::Context, mut wanted: usize) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while wanted > 0 {
         assert!(tokio::time::Instant::now() < deadline, "{wanted} never came here");
-        let mut messages = durable.batch().max_messages(1).expires(Duration::from_secs(1)).messages().await.unwrap();
+        let mut messages = durable.batch().max_messages(50).expires(Duration::from_secs(5)).messages().await.unwrap();
         while let Some(message) = messages.next().await {
             let message = message.unwrap();
             let is_newer =

@@ -1,5 +1,6 @@
 //! The JSON bodies of events: how this build writes them, and what it takes for granted when it reads those of others.
 
+use serde::de::Error;
 use serde::{Deserialize, Serialize};
 
 use super::{NEWEST_VERSION, Poison, Step};
@@ -77,6 +78,10 @@ pub(super) trait Body: for<'de> Deserialize<'de> {
 
     /// Reads a body. One of a newer version may look quite different, so what does not fit is asked for its version first.
     fn read(body: &[u8]) -> Result<Self, Poison> {
+        // A list of values would fit as well, as the fields in their order; which those are changes from version to version.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(serde_json::Error::custom("not a JSON object").into());
+        }
         let version = match serde_json::from_slice::<Self>(body) {
             Ok(read) if read.version() <= NEWEST_VERSION => return Ok(read),
             Ok(read) => read.version(),
