@@ -1,6 +1,5 @@
 //! The connection to NATS, shared by everything in a process.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +14,6 @@ use bytes::Bytes;
 use common::settings::{WrongSetting, without_secrets};
 use futures::StreamExt;
 use percent_encoding::percent_decode_str;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -120,8 +118,6 @@ pub(crate) struct Inner {
     pub checking: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Whether everything has been there once: a stream that is missing after that was deleted.
     pub was_complete: AtomicBool,
-    /// When each stream was made, as far as is known: one that has another age is another one.
-    pub born: Mutex<HashMap<&'static str, OffsetDateTime>>,
     pub limits: Mutex<Limits>,
     pub counters: Counters,
     pub batches: FastIngest,
@@ -247,7 +243,6 @@ impl Broker {
                 closing: CancellationToken::new(),
                 checking: tokio::sync::Mutex::new(None),
                 was_complete: AtomicBool::new(false),
-                born: Mutex::default(),
                 limits: Mutex::new(Limits::default()),
                 counters: Counters::new(),
                 publishing: Outage::new("publishing to NATS"),

@@ -174,9 +174,6 @@ impl Broker {
     async fn check(&self, limits: &Limits) -> Result<(), BrokerError> {
         for name in STREAMS {
             self.check_stream(stream(name, limits), limits.creates).await?;
-            if limits.creates {
-                self.try_again(name).await?;
-            }
         }
         for wanted in Durable::ALL.iter().map(|durable| consumer(*durable, limits)).chain([auditor(limits)]) {
             self.check_durable(wanted, limits).await?;
@@ -195,7 +192,7 @@ impl Broker {
                 if self.inner.was_complete.load(Ordering::Relaxed) {
                     tokio::time::sleep(DELETION_PAUSE).await;
                 }
-                // The next check sees to it that it can store. Somebody who is faster with the same settings does not matter, with others the next check sees them.
+                // Somebody who is faster with the same settings does not matter, with others the next check sees them.
                 jetstream.create_stream(wanted).await.map_err(|error| refused(&what, &error))?;
                 tracing::info!("{what}: created");
                 return Ok(());

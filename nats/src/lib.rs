@@ -27,7 +27,6 @@ mod recall;
 mod redo;
 mod scan;
 pub mod topology;
-mod trial;
 
 pub use broker::{Broker, BrokerError, Inbox, Notification, check_urls};
 pub use consume::{React, Ready, Verdict, consume, needs};

@@ -13,7 +13,7 @@ use nats::topology::{
     ADVISORIES, ADVISORY_SUBJECTS, AUDITOR, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits,
     REVISION, REVISION_KEY,
 };
-use support::{Server, count, durable_info, eventually, started};
+use support::{Server, durable_info};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_instances_create_it_at_once() {
@@ -188,28 +188,4 @@ async fn a_server_that_is_not_there_is_named() {
         nats::Broker::connect(&url, "order", "order-1", Duration::from_millis(300)).await.unwrap_err().to_string();
     assert!(error.contains(&url), "{error}");
     assert!(nats::Broker::connect("nats://", "order", "order-1", Duration::from_millis(300)).await.is_err());
-}
-
-/// What nats-server 2.15.1 makes of a stream now and then that is made anew while its deletion is under way.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_was_made_anew_without_its_folder_is_made_once_more() {
-    let server = Server::start();
-    let limits = Limits::default();
-    let broker = server.ready_broker("order-1", &limits).await;
-    let admin = server.admin().await;
-    for name in [CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG] {
-        let config = admin.get_stream(name).await.unwrap().cached_info().config.clone();
-        admin.delete_stream(name).await.unwrap();
-        let folder = server.folder().join("js/jetstream/$G/streams").join(name);
-        eventually("its folder is gone", || async { !folder.exists() }).await;
-        admin.create_stream(config).await.unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
-
-        broker.ensure_topology(&limits).await.unwrap();
-        let info = admin.get_stream(name).await.unwrap().cached_info().clone();
-        assert!(folder.exists(), "{name} has a folder");
-        assert_eq!(info.state.messages, 0, "the trial is taken away");
-    }
-    broker.publish_all(&[started(1).into()]).await.unwrap();
-    assert_eq!(count(&admin, CHECKOUT).await, 1);
 }

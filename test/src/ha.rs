@@ -11,7 +11,8 @@ use redis::aio::MultiplexedConnection;
 use crate::load::{Load, Seed};
 use crate::platform::{Options, Platform};
 
-const CLIENTS: usize = 32;
+/// Clients that ask at once.
+pub const CLIENTS: usize = 32;
 const ORDERS: u64 = 60_000;
 /// Checkouts between two faults, so that each meets a load in full swing.
 pub const BETWEEN: usize = 200;

@@ -4,7 +4,7 @@
 
 use nix::sys::signal::Signal;
 use testing::books::Books;
-use testing::ha::{BETWEEN, ask, destroy, disk, start};
+use testing::ha::{BETWEEN, CLIENTS, ask, destroy, start};
 use testing::load::Load;
 use testing::platform::{Options, Platform, SERVICES};
 use testing::stream::{CHECKOUT, Nats};

@@ -114,11 +114,6 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Where it keeps everything.
-    pub fn folder(&self) -> &Path {
-        &self.dir
-    }
-
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -163,13 +163,13 @@ const BUGS: &[(&str, &str, &str)] = &[
 ];
 
 /// Runs random cases against these functions.
-fn check(library: Library, most: u32) -> Result<(), String> {
+fn check(library: Library, number: u32) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let database = std::cell::RefCell::new(runtime.block_on(Stock::start_with(library)));
     let config = Config {
-        cases: most,
+        cases: number,
         failure_persistence: None,
-        max_shrink_iters: if most == CASES { 1_000 } else { 0 },
+        max_shrink_iters: if number == CASES { 1_000 } else { 0 },
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
