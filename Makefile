@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
+.PHONY: help up test test-compose test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -16,6 +16,9 @@ help: ## Lists the targets
 
 up: tools build ## Runs the whole platform on this machine (Ctrl-C stops it)
 	@exec target/release/checkout up $(ARGS)
+
+test-compose: ## Brings compose.yaml up in containers, tests and hurts it, and takes it away (without Docker it says so)
+	@test/compose/run.sh
 
 test-k8s: ## Checks the Kubernetes manifests, without a cluster
 	@test/k8s/run.sh

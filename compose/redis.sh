@@ -22,23 +22,34 @@ if [ -n "$SENTINELS" ]; then
   SENTINELS=$(addresses $SENTINELS | tr '\n' ' ')
 fi
 
-# The sentinels' primary; nothing when none of them knows.
+# The sentinels' primary; nothing when none of them knows. All are asked, and who has heard of the latest failover is right: another one may
+# still name the primary before it.
 asked() {
   for sentinel in $SENTINELS; do
-    REDISCLI_AUTH=$(secret sentinel) timeout 2 redis-cli -h "$sentinel" -p 26379 --raw \
-      sentinel get-master-addr-by-name "$group" 2>/dev/null | head -n 1 | grep -E '^[0-9.]+$' && return
-  done
-  return 0
+    REDISCLI_AUTH=$(secret sentinel) timeout 2 redis-cli -h "$sentinel" -p 26379 --raw sentinel master "$group" 2>/dev/null |
+      awk 'NR % 2 { name = $0; next } name == "ip" { ip = $0 } name == "config-epoch" { epoch = $0 } END { if (ip != "") print epoch, ip }' &
+  done | sort -rn | sed -n '1s/.* //p'
 }
+# Whether a node says itself that it is no primary; one that does not answer says nothing.
+denies() { timeout 2 redis-cli -h "$1" --no-auth-warning --user health --pass none --raw role 2>/dev/null | grep -qx slave; }
 
 primary=
 if [ -n "$SENTINELS" ]; then
-  primary=$(asked)
-  # A primary that has lost its disk must not come back as one: its replicas would throw everything away to follow it.
-  while [ "$primary" = "$OWN" ] && [ ! -e /data/appendonlydir ]; do
-    echo "this node was the primary and has lost its disk: waiting until the sentinels choose another one" >&2
-    sleep 1
+  denied=0
+  while :; do
     primary=$(asked)
+    if [ "$primary" = "$OWN" ] && [ ! -e /data/appendonlydir ]; then
+      # A primary that has lost its disk must not come back as one: its replicas would throw everything away to follow it.
+      echo "this node was the primary and has lost its disk: waiting until the sentinels choose another one" >&2
+    elif [ -n "$primary" ] && [ "$primary" != "$OWN" ] && [ $denied -lt 30 ] && denies "$primary"; then
+      # Nor may it follow one that follows it: all would be replicas then, and none of them good enough to be chosen. The sentinels have half a
+      # minute to agree; should they not, they are believed.
+      denied=$((denied + 1))
+      echo "$primary, which the sentinels name, is not the primary: asking again" >&2
+    else
+      break
+    fi
+    sleep 1
   done
   if [ -z "$primary" ]; then
     if [ -e "$config" ]; then

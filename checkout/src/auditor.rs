@@ -43,7 +43,7 @@ pub struct Args {
     nats: String,
 
     /// Address and port of /metrics and /health
-    #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 
     /// Events of the past to begin with, the newest

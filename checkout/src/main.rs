@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{audit, auditor, bench, chaos, dead, down, gateway, say, status, topology, up};
+use checkout::{audit, auditor, bench, chaos, dead, down, gateway, healthcheck, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -26,6 +26,7 @@ enum Command {
     Audit(audit::Args),
     Auditor(auditor::Args),
     Topology(topology::Args),
+    Healthcheck(healthcheck::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Audit(args) => Box::pin(audit::run(args)).await,
             Command::Auditor(args) => auditor::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
+            Command::Healthcheck(args) => healthcheck::run(&args).map(|()| ExitCode::SUCCESS),
         }
     })
 }

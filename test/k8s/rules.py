@@ -273,7 +273,7 @@ def needed(platform):
             # Whom the sentinels name: any node of the group.
             need(name, found[1], 6379)
         if name == "gateway":
-            for host, port in re.findall(r"^\s*set \$\w+ ([\w-]+):(\d+);", text("compose/nginx.conf"), re.M):
+            for host, port in re.findall(r"^\s*\w+ ([\w-]+-service):(\d+);", text("compose/nginx.conf"), re.M):
                 need(name, host, int(port))
             flows.update(("*", name, port) for port in platform.ports(name).values())
         if name == "sentinel":

@@ -5,6 +5,7 @@
 pub mod books;
 pub mod client;
 pub mod database;
+pub mod folder;
 pub mod load;
 pub mod lua_headers;
 pub mod platform;

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::Client;
+pub use crate::folder::Folder;
 use crate::wait::{PATIENCE, eventually, until};
 
 /// The three services.
@@ -78,93 +78,16 @@ impl Options {
     }
 }
 
-/// A data folder, removed when nobody uses it any more; kept where a test failed.
-#[derive(Debug)]
-pub struct Folder {
-    path: PathBuf,
-}
+/// Names the folder of a platform that runs elsewhere, which the tests are then pointed at: `run/platform.json` says where it is, `secrets` has
+/// its passwords. (`test/compose` makes one for the platform in containers.)
+pub const ELSEWHERE: &str = "CHECKOUT_TEST_PLATFORM";
 
-impl Folder {
-    /// A new one.
-    pub fn new_temporary() -> Arc<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("checkout-e2e-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).expect("a temporary folder");
-        Arc::new(Self { path: path.canonicalize().expect("the folder is there") })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The pids of all processes that a `checkout up` started for this folder: those that have their working directory in it.
-    /// (Their environment says it too, but a redis-server writes over its own.)
-    pub fn children(&self) -> Vec<i32> {
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let works_here =
-            |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|it| it.starts_with(&self.path));
-        pids.filter(works_here).collect()
-    }
-
-    /// Names of the pid files that are there.
-    pub fn pid_files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path.join("run")).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".pid")?.to_owned()));
-        let mut names: Vec<String> = names.collect();
-        names.sort();
-        names
-    }
-
-    /// The whole log of one process.
-    pub fn log(&self, name: &str) -> String {
-        String::from_utf8_lossy(&fs::read(self.path.join(format!("log/{name}.log"))).unwrap_or_default()).into_owned()
-    }
-
-    /// What `checkout up` itself printed.
-    pub fn output(&self) -> String {
-        fs::read_to_string(self.path.join("up.out")).unwrap_or_default()
-    }
-
-    fn print_tails(&self) {
-        eprintln!("the folder is kept: {}", self.path.display());
-        let logs = fs::read_dir(self.path.join("log")).into_iter().flatten().flatten().map(|entry| entry.path());
-        // What the servers write tells little here.
-        let ours = logs.filter(|path| {
-            !["redis", "nats"].iter().any(|it| path.file_name().unwrap().to_string_lossy().starts_with(it))
-        });
-        for path in ours.chain([self.path.join("up.out")]) {
-            let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
-            let lines: Vec<&str> = text.lines().collect();
-            eprintln!("---- {}, the last lines", path.display());
-            for line in &lines[lines.len().saturating_sub(12)..] {
-                eprintln!("{line}");
-            }
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Children of a parent that was killed on purpose, in a test that ended before the next parent could take them over.
-        for pid in self.children() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        if std::thread::panicking() {
-            self.print_tails();
-        } else {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-/// A running platform. It ends when it is dropped.
+/// A running platform. It ends when it is dropped, unless it runs elsewhere.
 #[derive(Debug)]
 pub struct Platform {
     folder: Arc<Folder>,
-    up: Child,
+    /// None where somebody else has started it.
+    up: Option<Child>,
     addresses: Value,
     is_abandoned: bool,
 }
@@ -183,9 +106,34 @@ pub fn program() -> PathBuf {
 }
 
 impl Platform {
-    /// Starts a platform in a new folder and waits until it is ready.
+    /// Starts a platform in a new folder and waits until it is ready. Where the tests are pointed at one that runs elsewhere, it is that
+    /// one as it is, whatever the options.
     pub async fn start(options: Options) -> Self {
-        Self::start_in(Folder::new_temporary(), options).await
+        match std::env::var_os(ELSEWHERE) {
+            Some(folder) => Self::elsewhere(Path::new(&folder)),
+            None => Self::start_in(Folder::new_temporary(), options).await,
+        }
+    }
+
+    /// A platform that somebody else has started, and will stop.
+    ///
+    /// # Panics
+    /// Its folder does not say where it is.
+    pub fn elsewhere(folder: &Path) -> Self {
+        let folder = Folder::of_others(folder);
+        let file = folder.path().join("run/platform.json");
+        let text = fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let addresses = serde_json::from_slice(&text).expect("platform.json is JSON");
+        Self { folder, up: None, addresses, is_abandoned: true }
+    }
+
+    /// Whether somebody else has started it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.up.is_none()
+    }
+
+    fn up(&mut self) -> &mut Child {
+        self.up.as_mut().expect("a platform that this test has started")
     }
 
     /// Starts a platform in this folder and waits until it is ready.
@@ -201,12 +149,12 @@ impl Platform {
         command.args(options.set.iter().map(|setting| format!("--set={setting}")));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         let up = command.spawn().expect("checkout starts");
-        let mut platform = Self { folder, up, addresses: Value::Null, is_abandoned: false };
+        let mut platform = Self { folder, up: Some(up), addresses: Value::Null, is_abandoned: false };
         let file = platform.folder.path().join("run/platform.json");
         let began = Instant::now();
         // A killed predecessor may have left its addresses: those of the new one are there once it has taken the folder over.
         while !(file.is_file() && platform.pid("up") == Some(platform.up_pid())) {
-            if let Some(status) = platform.up.try_wait().unwrap() {
+            if let Some(status) = platform.up().try_wait().unwrap() {
                 panic!("checkout up ended with {status}: {}", platform.folder.output());
             }
             assert!(began.elapsed() < PATIENCE, "the platform is not ready: {}", platform.folder.output());
@@ -222,8 +170,12 @@ impl Platform {
     }
 
     /// The pid of `checkout up` itself.
+    ///
+    /// # Panics
+    /// It is another test's, or nobody's.
     pub fn up_pid(&self) -> i32 {
-        i32::try_from(self.up.id()).expect("a pid")
+        let up = self.up.as_ref().expect("a platform that this test has started");
+        i32::try_from(up.id()).expect("a pid")
     }
 
     /// The URL of the gateway.
@@ -361,7 +313,7 @@ impl Platform {
     async fn exit_status(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
-            if let Some(status) = self.up.try_wait().unwrap() {
+            if let Some(status) = self.up().try_wait().unwrap() {
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "checkout up does not end: {}", self.folder.output());
@@ -380,14 +332,14 @@ impl Platform {
         }
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(30) {
-            if !matches!(self.up.try_wait(), Ok(None)) {
+            if !matches!(self.up().try_wait(), Ok(None)) {
                 break;
             }
             self.send(Signal::SIGTERM);
             std::thread::sleep(Duration::from_millis(100));
         }
-        let _ = self.up.kill();
-        let _ = self.up.wait();
+        let _ = self.up().kill();
+        let _ = self.up().wait();
         for pid in self.folder.children() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

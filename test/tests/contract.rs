@@ -222,6 +222,8 @@ async fn what_is_no_id_is_refused_everywhere_and_changes_nothing() {
     let long = "x".repeat(10_000);
     for id in NO_IDS.into_iter().chain([long.as_str()]) {
         for (method, path, name) in paths_with(id) {
+            // What nginx, the gateway elsewhere, cannot read it refuses itself, and it knows no parameters.
+            let name = if id == "%00" && platform.is_elsewhere() { "cannot be read" } else { name };
             send(&client, &method, &path).await.expect_problem(400, "malformed", name);
         }
     }

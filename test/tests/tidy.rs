@@ -212,3 +212,21 @@ fn every_setting_stands_in_the_readme() {
     let missing: Vec<_> = settings().into_iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "README.md does not name {missing:?}");
 }
+
+/// The image is built from what `.dockerignore` lets through, and cargo wants to see every member of the workspace.
+#[test]
+fn the_image_is_built_from_all_that_belongs_to_the_workspace() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, members) = manifest.split_once("members = [").expect("the members");
+    let (members, _) = members.split_once(']').expect("their end");
+    let ignored = fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let lines: Vec<&str> = ignored.lines().collect();
+    let members: Vec<&str> = members.split(',').map(|member| member.trim().trim_matches('"')).collect();
+    assert!(members.contains(&"order"), "the members are written in another way");
+    for member in members {
+        let whole = format!("!{member}");
+        let manifest_only = format!("!{member}/Cargo.toml");
+        let comes = lines.iter().any(|line| *line == whole || *line == manifest_only);
+        assert!(comes, "{member} does not come into the image: .dockerignore has neither {whole} nor {manifest_only}");
+    }
+}

@@ -106,7 +106,7 @@ pub struct Args {
     #[arg(long, value_name = "URL", conflicts_with_all = ["scale", "set", "ha"])]
     pub url: Option<String>,
 
-    /// With --url: a shell command that hurts that platform; repeatable, one is drawn at a time
+    /// With --url: a shell command that hurts that platform and ends when it is whole again, with exit code 0; repeatable, one is drawn at a time
     #[arg(long, value_name = "COMMAND", requires = "url")]
     pub fault_command: Vec<String>,
 

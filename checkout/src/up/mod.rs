@@ -1,6 +1,6 @@
 //! `checkout up`: the whole platform on this machine, until it is told to stop.
 
-mod access;
+pub mod access;
 mod args;
 mod backoff;
 mod fleet;

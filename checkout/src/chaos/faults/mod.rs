@@ -142,7 +142,7 @@ async fn run_lane(field: Arc<Field>, shared: Arc<Shared>, lane: Lane, schedule: 
     }
 }
 
-/// Faults of a person's own: commands, one after the other, for a platform that runs elsewhere.
+/// Faults of a person's own: commands, one after the other, for a platform that runs elsewhere. One that fails has not hurt, or not healed.
 pub async fn run_commands(shared: Arc<Shared>, seed: u64, commands: &[String], pause: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     while let Some(command) = commands.choose(&mut rng) {
@@ -152,7 +152,12 @@ pub async fn run_commands(shared: Arc<Shared>, seed: u64, commands: &[String], p
         }
         let start_us = shared.recorder.now_us();
         let status = tokio::process::Command::new("sh").args(["-c", command]).status().await;
+        let is_done = status.as_ref().is_ok_and(std::process::ExitStatus::success);
         let effect = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        if !is_done {
+            let finding = format!("the fault command '{command}' did not do what it should: {effect}");
+            shared.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+        }
         let outcome = Outcome { target: command.clone(), effect, had_effect: true };
         let end_us = shared.recorder.now_us();
         shared.keep(Happened { fault: "command".to_owned(), outcome, start_us, end_us });
