@@ -86,7 +86,7 @@ for round in 1 2 3; do
   kill -9 "${nodes[$before]}"
   until_true "another primary than $before, round $round" moved "$before"
   node "$before"
-  until_true "the old primary as a replica, round $round" replica "$before"
+  until_true "the old primary as a replica that could be chosen, round $round" promotable
   chosen=$(agreed)
   kill -9 "${nodes[$chosen]}"
   rm -rf "$work/redis-$chosen"/*
