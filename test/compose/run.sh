@@ -3,7 +3,7 @@
 # without a trace. Its project, networks and port are its own, so that several may run beside each other. Exit code 0: all held, or there is no Docker here and
 # nothing was tried, which the last line says.
 #
-# CHAOS_MINUTES   how long it is hurt [2.5]
+# CHAOS_MINUTES   how long it is hurt [2]
 # SEED            what load is drawn from [drawn]
 # CHECKOUT_LTO    as in compose.yaml, but [off]
 # IMAGES          version of images of ours that are there already [they are built]
@@ -109,7 +109,7 @@ until_true 60 "all is whole" whole
 
 say "the auditor, and faults under load"
 docker compose --profile observe up -d --no-deps auditor >"$work/auditor" 2>&1 || { cat "$work/auditor"; exit 1; }
-target/debug/checkout chaos --url "$url" --minutes "${CHAOS_MINUTES:-2.5}" --pause 1 --data "$work/chaos" ${SEED:+--seed "$SEED"} \
+target/debug/checkout chaos --url "$url" --minutes "${CHAOS_MINUTES:-2}" --pause 1 --data "$work/chaos" ${SEED:+--seed "$SEED"} \
   --fault-command "'$here/faults.sh' next '$work/faults'"
 until_true 60 "all is whole" whole
 
