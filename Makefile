@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test test-compose test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
+.PHONY: help up test next test-compose test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -26,7 +26,11 @@ test-k8s: ## Checks the Kubernetes manifests, without a cluster
 rehearse-k8s: ## Starts one group of databases as Kubernetes would, all at once and by name, and kills its primary
 	@test/k8s/nodes.sh
 
-test: tools ## Runs all tests
+next: ## Builds the services as a version that could be the next one, for the test of upgrades, into target/debug/next
+	cargo build --workspace --bin order --bin payment --bin stock --features common/next-version
+	@mkdir -p target/debug/next && cd target/debug && install order payment stock next/
+
+test: tools next ## Runs all tests
 	cargo build --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(ARGS); else set -x; cargo test --workspace $(ARGS); fi
 

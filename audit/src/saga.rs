@@ -55,6 +55,11 @@ pub fn quantities(items: &str) -> Option<BTreeMap<&str, i128>> {
     Some(sums)
 }
 
+/// The words of a record that this version knows. What a later one has to add is written behind them as `name=value`, and left alone.
+fn own_words(record: &str) -> Vec<&str> {
+    record.split(' ').filter(|word| !word.contains('=')).collect()
+}
+
 /// Payment's record: `<outcome> <amount> <user>[ <reason>]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payment<'a> {
@@ -69,7 +74,7 @@ pub struct Payment<'a> {
 impl<'a> Payment<'a> {
     /// Reads a record; nothing where no service writes such a one.
     pub fn read(record: &'a str) -> Option<Self> {
-        let words: Vec<&str> = record.split(' ').collect();
+        let words = own_words(record);
         let (&[outcome, amount, user] | &[outcome, amount, user, _]) = words.as_slice() else { return None };
         let known = matches!((outcome, words.len()), ("debited", 3) | ("declined" | "refunded" | "voided", 4));
         Some(Self { outcome, amount: amount.parse().ok()?, user }).filter(|_| known)
@@ -88,7 +93,7 @@ pub struct Reservation<'a> {
 impl<'a> Reservation<'a> {
     /// Reads a record; nothing where no service writes such a one.
     pub fn read(record: &'a str) -> Option<Self> {
-        let words: Vec<&str> = record.split(' ').collect();
+        let words = own_words(record);
         let (outcome, items) = match words.as_slice() {
             ["reserved", items] => ("reserved", *items),
             ["failed", items, _] => ("failed", *items),

@@ -153,3 +153,17 @@ fn an_order_tells_what_became_of_its_sagas() {
     assert_eq!(saga::verdict("5.j.1", Some(&now)), Verdict::Unknown);
     assert_eq!(saga::verdict("5.k.1", None), Verdict::Unknown);
 }
+
+#[test]
+fn what_a_later_version_has_added_to_a_record_is_no_finding() {
+    use audit::saga::{Payment, Reservation};
+    for record in ["debited 20 7", "declined 20 7 unknown_user:7", "refunded 20 7 abandoned"] {
+        assert!(Payment::read(record).is_some());
+        assert_eq!(Payment::read(&format!("{record} later=1 more=x:y")), Payment::read(record));
+        assert_eq!(Payment::read(&format!("{record} more words")), None);
+    }
+    for record in ["reserved a:2,b:5", "failed - abandoned"] {
+        assert!(Reservation::read(record).is_some());
+        assert_eq!(Reservation::read(&format!("{record} later=1")), Reservation::read(record));
+    }
+}

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{audit, auditor, bench, chaos, dead, down, gateway, healthcheck, say, status, topology, up};
+use checkout::{audit, auditor, bench, chaos, dead, down, functions, gateway, healthcheck, say, status, topology, up};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -27,6 +27,7 @@ enum Command {
     Auditor(auditor::Args),
     Topology(topology::Args),
     Healthcheck(healthcheck::Args),
+    Functions(functions::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Auditor(args) => auditor::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
             Command::Healthcheck(args) => healthcheck::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Functions(args) => functions::run(args).await.map(|()| ExitCode::SUCCESS),
         }
     })
 }

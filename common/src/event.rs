@@ -3,20 +3,28 @@
 //! Past tense, because an event tells what has been made durable already; nobody is told what to do. The table of who
 //! publishes and who reacts is in ARCHITECTURE.md, the subscriptions are data in `nats/src/topology.rs`.
 
+mod body;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::amount::Amount;
-use crate::id::{OrderId, UserId};
 use crate::reason::FailureReason;
-use crate::saga::{Items, Saga, SagaId};
+use crate::saga::{Saga, SagaId};
 use crate::trace::TraceParent;
+use body::{Body, BodyIn, BodyOut, WatermarkBody};
 
-/// The version of the event bodies that this build writes and the newest it reads. Unknown fields are ignored, so a field
-/// may be added without a new version; a field that a reader *must* understand needs one.
+/// The version of the event bodies that this build writes.
+///
+/// Unknown fields are ignored, at every level, so a field that a reader may do without is added without a new version. What a reader *must*
+/// understand (a field, another meaning, another reason of a failure) needs one, and takes two releases, because old and new instances work
+/// side by side: the first reads the new version ([`NEWEST_VERSION`]) and writes the old one; the second, when no instance of an older one
+/// is left, writes it. What is newer than this build is left to instances of a newer one, see [`Poison::is_newer`].
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// The newest version of the event bodies that this build reads.
+pub const NEWEST_VERSION: u32 = if crate::IS_NEXT_VERSION { 2 } else { 1 };
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
@@ -180,7 +188,7 @@ impl SagaEvent {
 }
 
 /// "Every saga started before this time is closed": behind it, outcome records may be forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark {
     /// In milliseconds since the Unix epoch, by the clock of the order database.
     pub closed_before_ms: u64,
@@ -211,7 +219,7 @@ pub enum Poison {
     #[error("the body does not fit the event: {0}")]
     Body(#[from] serde_json::Error),
     /// The body says that it needs a newer reader.
-    #[error("schema version {0} is newer than {SCHEMA_VERSION}, the newest this build reads")]
+    #[error("schema version {0} is newer than {NEWEST_VERSION}, the newest this build reads")]
     Version(u32),
     /// A failure without a reason.
     #[error("{0} must say its reason")]
@@ -221,56 +229,13 @@ pub enum Poison {
     ForeignOrder(SagaId),
 }
 
-/// The JSON body of a saga event as it is written. Its fields stand in one level, because a person reads them in
-/// `nats stream view`; they are listed instead of flattened, because flattening makes reading three times as dear.
-#[derive(Serialize)]
-struct BodyOut<'a> {
-    version: u32,
-    saga_id: &'a SagaId,
-    order_id: &'a OrderId,
-    started_at_ms: u64,
-    user_id: &'a UserId,
-    amount: Amount,
-    items: &'a Items,
-    at_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a FailureReason>,
-    round: u32,
-    trail: &'a [Step],
-}
-
-/// The same body as it is read.
-#[derive(Deserialize)]
-struct BodyIn {
-    version: u32,
-    saga_id: SagaId,
-    order_id: OrderId,
-    started_at_ms: u64,
-    user_id: UserId,
-    amount: Amount,
-    items: Items,
-    #[serde(default)]
-    at_ms: u64,
-    #[serde(default)]
-    reason: Option<FailureReason>,
-    #[serde(default)]
-    round: u32,
-    #[serde(default)]
-    trail: Vec<Step>,
-}
-
-impl BodyIn {
-    /// Reads a body. One of a newer version may look quite different, so what does not fit is asked for its version first.
-    fn read(body: &[u8]) -> Result<Self, Poison> {
-        let version = match serde_json::from_slice::<Self>(body) {
-            Ok(read) if read.version <= SCHEMA_VERSION => return Ok(read),
-            Ok(read) => read.version,
-            Err(error) => match serde_json::from_slice::<Versioned>(body) {
-                Ok(Versioned { version }) if version > SCHEMA_VERSION => version,
-                _ => return Err(error.into()),
-            },
-        };
-        Err(Poison::Version(version))
+impl Poison {
+    /// Whether a newer build could understand it: it says so itself, or is an event that only a newer build knows of.
+    pub const fn is_newer(&self) -> bool {
+        match self {
+            Self::UnknownKind(_) | Self::Version(_) => true,
+            Self::Body(_) | Self::NoReason(_) | Self::ForeignOrder(_) => false,
+        }
     }
 }
 
@@ -322,8 +287,12 @@ impl Event {
                 reason: reason.as_ref(),
                 round: *round,
                 trail,
+                #[cfg(feature = "next-version")]
+                a_later_field: [1, 2],
             }),
-            Self::Watermark(watermark) => serde_json::to_vec(watermark),
+            Self::Watermark(Watermark { closed_before_ms }) => {
+                serde_json::to_vec(&WatermarkBody { version: SCHEMA_VERSION, closed_before_ms: *closed_before_ms })
+            }
         }
     }
 
@@ -331,7 +300,8 @@ impl Event {
     /// Context asks for.
     pub fn decode(subject: &str, body: &[u8], traceparent: Option<&str>) -> Result<Self, Poison> {
         if subject == WATERMARK_SUBJECT {
-            return Ok(Self::Watermark(serde_json::from_slice(body)?));
+            let WatermarkBody { closed_before_ms, .. } = WatermarkBody::read(body)?;
+            return Ok(Self::Watermark(Watermark { closed_before_ms }));
         }
         let kind: Kind = subject.parse()?;
         let BodyIn { saga_id, order_id, started_at_ms, user_id, amount, items, at_ms, reason, round, trail, .. } =
@@ -348,54 +318,5 @@ impl Event {
     }
 }
 
-/// Only the version, of a body that may be newer.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BODY: &str = r#"{"version":1,"saga_id":"5.k3.0","order_id":"5","started_at_ms":17,"user_id":"7","amount":20,
-        "items":[["1",1],["2",1]],"at_ms":20,"round":2,"trail":[{"event":"checkout.started","at_ms":18}],"a_later_field":true}"#;
-
-    #[test]
-    fn events_read_back_as_they_were_written() {
-        let event = Event::decode("payment.debited", BODY.as_bytes(), None).unwrap();
-        let again = Event::decode(event.subject(), &event.encode().unwrap(), event.traceparent().map(|t| t.as_str()));
-        assert_eq!(again.unwrap(), event);
-        assert_eq!(event.id(), "5.k3.0/payment.debited/2");
-        let fact = BODY.replace("\"round\":2", "\"round\":7");
-        let fact = Event::decode("checkout.completed", fact.as_bytes(), None).unwrap();
-        assert_eq!(fact.id(), "5.k3.0/checkout.completed", "an end has one id, in whatever round it is told");
-        assert_eq!(event.about(), Some("5.k3.0"));
-    }
-
-    #[test]
-    fn what_cannot_be_understood_says_why() {
-        let of = |subject: &str, body: &str| Event::decode(subject, body.as_bytes(), None).unwrap_err().to_string();
-        assert_eq!(of("payment.invented", BODY), r#"unknown event "payment.invented""#);
-        assert!(of("payment.debited", "no json").contains("does not fit"));
-        assert!(of("payment.debited", "{}").contains("missing field `version`"));
-        assert!(of("payment.debited", &BODY.replace("20", "-20")).contains("does not fit"));
-        assert!(of("payment.debited", &BODY.replace("\"version\":1", "\"version\":2")).contains("newer than 1"));
-        assert!(of("stock.failed", BODY).contains("must say its reason"));
-        assert!(
-            of("stock.reserved", &BODY.replace("\"order_id\":\"5\"", "\"order_id\":\"6\"")).contains("does not belong")
-        );
-        assert!(of("checkout.watermark", "{}").contains("closed_before_ms"));
-    }
-
-    #[test]
-    fn the_next_event_remembers_the_way() {
-        let Event::Saga(event) = Event::decode("payment.debited", BODY.as_bytes(), None).unwrap() else {
-            unreachable!()
-        };
-        let next = event.then(Kind::StockReserved, None, 21);
-        let way: Vec<_> = next.trail.iter().map(|step| (step.event.subject(), step.at_ms)).collect();
-        assert_eq!(way, [("checkout.started", 18), ("payment.debited", 20)]);
-        assert_eq!((next.at_ms, next.round, next.saga), (21, 2, event.saga));
-    }
-}
+mod tests;

@@ -23,3 +23,6 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod trace;
 pub mod undo;
+
+/// Whether this is the build that could be the next version of the services, made for the test of upgrades only.
+pub const IS_NEXT_VERSION: bool = cfg!(feature = "next-version");

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use common::crash;
 use common::event::Event;
 use common::limits::SUSPICIOUS_DELIVERIES;
+use common::service::wall_clock_ms;
 use metrics::{Counter, Histogram};
 
 use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded};
@@ -36,6 +37,8 @@ pub(crate) struct Shared<R> {
     pub patience: Patience,
     /// How often a message in hand gives a sign of life.
     pub keep_alive: Duration,
+    /// How old an event may get that is left to instances of a newer build.
+    pub newer_patience: Duration,
     pub metrics: Metrics,
 }
 
@@ -47,6 +50,7 @@ pub(crate) struct Metrics {
     dead: Counter,
     retry: Counter,
     suspicious: Counter,
+    newer: Counter,
     dead_letters: Counter,
 }
 
@@ -61,6 +65,7 @@ impl Metrics {
             dead: consumed("dead"),
             retry: consumed("retry"),
             suspicious: metrics::counter!("suspicious_deliveries_total", "durable" => durable),
+            newer: metrics::counter!("events_left_to_newer_total", "durable" => durable),
             dead_letters: metrics::counter!("dead_letters_total", "durable" => durable),
         }
     }
@@ -178,14 +183,40 @@ impl<R: React> Shared<R> {
                 }
             }
             match decode(message) {
+                Ok(_) if !self.durable.subjects().any(|subject| subject == message.subject.as_str()) => {
+                    fates.push(Some(self.leave_to_newer(message, "this build does not react to it")));
+                }
                 Ok(event) => {
                     events.push(event);
                     fates.push(None);
+                }
+                Err(poison) if poison.is_newer() => {
+                    fates.push(Some(self.leave_to_newer(message, &poison.to_string())));
                 }
                 Err(poison) => fates.push(Some(self.dead(message, &poison.to_string()))),
             }
         }
         (fates, events)
+    }
+
+    /// What only a newer build could handle: while services are upgraded there may be an instance of one, and the message is delivered again
+    /// until it meets it. Where there is none for long enough, it is a dead letter as anything else that is not understood.
+    fn leave_to_newer(&self, message: &Message, why: &str) -> Fate {
+        let now_ns = u128::from(wall_clock_ms()) * 1_000_000;
+        let stored_at_ns = position(message).map_or(0, |position| u128::from(position.stored_at_ns));
+        if now_ns.saturating_sub(stored_at_ns) >= self.newer_patience.as_nanos() {
+            return self.dead(message, &format!("{why}; no instance of a newer build has taken it"));
+        }
+        if delivery(message).is_some_and(|delivery| delivery.delivered == 1) {
+            tracing::warn!(
+                durable = self.durable.name(),
+                subject = message.subject.as_str(),
+                why,
+                "left to newer instances"
+            );
+        }
+        self.metrics.newer.increment(1);
+        Fate::Retry
     }
 
     async fn react(&self, messages: &[Message], fates: &mut [Option<Fate>], events: Vec<Event>) {

@@ -116,6 +116,7 @@ pub async fn consume<R: React>(
         reactor,
         patience: Patience { give_up: give_up.clone(), deadline: None },
         keep_alive,
+        newer_patience: limits.newer_patience,
         metrics: Metrics::new(durable),
     };
     let mut intake = Intake {

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{
 use async_nats::jetstream::{self, ErrorCode};
 use common::service::START_PATIENCE;
 use futures::StreamExt;
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::broker::{Broker, BrokerError, request_error};
 use crate::outage::{Outage, pause};
 use crate::topology::{
     ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DEAD_LETTERS_LOG,
-    DROPPED_SUBJECT, DUPLICATE_WINDOW, Durable, Limits, REDRIVEN_SUBJECT, STREAMS,
+    DROPPED_SUBJECT, DUPLICATE_WINDOW, Durable, Limits, REDRIVEN_SUBJECT, REVISION, REVISION_KEY, STREAMS,
 };
 
 /// How long the first check of a process waits for a server that answers but is not ready. Later checks are repeated by
@@ -196,11 +197,14 @@ impl Broker {
             }
             Err(error) => return Err(refused(&what, &error)),
         };
+        if is_of_newer_build(&what, &found.cached_info().config.metadata) {
+            return Ok(());
+        }
         if !creates {
             // Who keeps the streams may not know how to say it (NACK's resources do not), and everything works without.
             wanted.allow_batch_publish = found.cached_info().config.allow_batch_publish;
         }
-        let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted)?;
+        let (corrected, drift) = stream_drift(found.cached_info().config.clone(), wanted, creates)?;
         if !drift.is_empty() {
             report(&what, &drift, creates);
         }
@@ -218,7 +222,10 @@ impl Broker {
             jetstream.get_consumer_from_stream::<jetstream::consumer::Config, _, _>(durable.name(), CHECKOUT).await;
         let corrected = match found {
             Ok(found) => {
-                let (corrected, drift) = consumer_drift(&found.cached_info().config, wanted)?;
+                if is_of_newer_build(&what, &found.cached_info().config.metadata) {
+                    return Ok(());
+                }
+                let (corrected, drift) = consumer_drift(&found.cached_info().config, wanted, limits.creates)?;
                 if drift.is_empty() {
                     return Ok(());
                 }
@@ -247,6 +254,36 @@ fn is_missing_stream(error: &jetstream::context::GetStreamError) -> bool {
 
 fn is_missing_consumer(error: &jetstream::stream::ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
+}
+
+/// What stands in the metadata of everything that this build makes.
+fn revision() -> HashMap<String, String> {
+    HashMap::from([(REVISION_KEY.to_owned(), REVISION.to_string())])
+}
+
+/// The revision that made a stream or durable as it is; 0 where none is told.
+fn revision_of(metadata: &HashMap<String, String>) -> u32 {
+    metadata.get(REVISION_KEY).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Whether a newer build has made it as it is: then it is none of ours to change.
+fn is_of_newer_build(what: &str, metadata: &HashMap<String, String>) -> bool {
+    let found = revision_of(metadata);
+    if found > REVISION {
+        tracing::debug!(
+            "{what}: is of revision {found}, newer than {REVISION}, which this build knows; it is left as it is"
+        );
+    }
+    found > REVISION
+}
+
+/// Other metadata is left alone. Who only verifies does not miss the revision: tools that make the topology need not know of it.
+fn mark_revision(drift: &mut Vec<Drift>, metadata: &mut HashMap<String, String>, creates: bool) {
+    let found = revision_of(metadata);
+    if creates && found != REVISION {
+        drift.push(Drift { setting: "revision", is: found.to_string(), should_be: REVISION.to_string() });
+        metadata.extend(revision());
+    }
 }
 
 fn stream(name: &str, limits: &Limits) -> StreamConfig {
@@ -295,12 +332,17 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
         allow_direct: true,
         // Events are published as batches that are confirmed once (`fast_ingest.rs`).
         allow_batch_publish: name == CHECKOUT,
+        metadata: revision(),
         ..StreamConfig::default()
     }
 }
 
 /// What is found with our settings in it, and the differences.
-fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(StreamConfig, Vec<Drift>), BrokerError> {
+fn stream_drift(
+    mut found: StreamConfig,
+    wanted: StreamConfig,
+    creates: bool,
+) -> Result<(StreamConfig, Vec<Drift>), BrokerError> {
     let what = format!("stream {}", wanted.name);
     if found.storage != wanted.storage || found.retention != wanted.retention {
         return Err(drifted(
@@ -338,6 +380,7 @@ fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(Stream
     compare(&mut drift, "subject_transform", &mut found.subject_transform, None);
     compare(&mut drift, "republish", &mut found.republish, None);
     compare(&mut drift, "sources", &mut found.sources, None);
+    mark_revision(&mut drift, &mut found.metadata, creates);
     Ok((found, drift))
 }
 
@@ -356,6 +399,7 @@ fn consumer(durable: Durable, limits: &Limits) -> jetstream::consumer::Config {
         max_deliver: -1,
         max_ack_pending: limits.max_ack_pending,
         filter_subjects: durable.subjects().map(str::to_owned).collect(),
+        metadata: revision(),
         // `backoff` stays unset: its first entry would silently replace `ack_wait`.
         ..pull::Config::default()
     }
@@ -366,6 +410,7 @@ fn consumer(durable: Durable, limits: &Limits) -> jetstream::consumer::Config {
 fn consumer_drift(
     found: &jetstream::consumer::Config,
     wanted: jetstream::consumer::Config,
+    creates: bool,
 ) -> Result<(jetstream::consumer::Config, Vec<Drift>), BrokerError> {
     let name = wanted.durable_name.as_deref().unwrap_or_default();
     if found.ack_policy != wanted.ack_policy
@@ -398,5 +443,42 @@ fn consumer_drift(
     compare(&mut drift, "backoff", &mut is.backoff, Vec::new());
     compare(&mut drift, "inactive_threshold", &mut is.inactive_threshold, Duration::ZERO);
     compare(&mut drift, "headers_only", &mut is.headers_only, false);
+    mark_revision(&mut drift, &mut is.metadata, creates);
     Ok((is, drift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever changes what this tells raises [`REVISION`] with it.
+    #[test]
+    fn each_topology_has_a_revision_of_its_own() {
+        let limits = Limits::default();
+        let mut told = Vec::new();
+        for name in STREAMS {
+            let StreamConfig { name, mut subjects, retention, discard, allow_batch_publish, .. } =
+                stream(name, &limits);
+            subjects.sort();
+            told.push(format!("{name} {} {retention:?} {discard:?} {allow_batch_publish}", subjects.join(" ")));
+        }
+        for durable in Durable::ALL {
+            let config = consumer(*durable, &limits);
+            told.push(format!("{durable} <- {} {:?}", config.filter_subjects.join(" "), config.ack_policy));
+        }
+        let dropped_and_redriven = "dead-log.dropped dead-log.redriven";
+        let events = "checkout.abandoned checkout.completed checkout.failed checkout.started checkout.watermark \
+                      payment.debited payment.declined payment.refunded stock.failed stock.reserved";
+        let advisories = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.CHECKOUT.> $JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.CHECKOUT.>";
+        let of_revision_1 = [
+            format!("CHECKOUT {events} Limits Old true"),
+            "DEAD_LETTERS dead.> Limits Old false".to_owned(),
+            format!("DEAD_LETTERS_LOG {dropped_and_redriven} Limits Old false"),
+            format!("ADVISORIES {advisories} Limits Old false"),
+            "order <- payment.declined stock.reserved payment.refunded Explicit".to_owned(),
+            "payment <- checkout.started stock.failed checkout.watermark Explicit".to_owned(),
+            "stock <- payment.debited checkout.abandoned checkout.watermark Explicit".to_owned(),
+        ];
+        assert_eq!((told, REVISION), (of_revision_1.to_vec(), 1));
+    }
 }

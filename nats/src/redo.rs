@@ -62,7 +62,8 @@ impl<R: Redo> Redoer<R> {
         let from = published.next;
         let mut tally = Tally::default();
         while let Some(page) = published.page().await.map_err(|error| error.to_string())? {
-            let events: Vec<SagaEvent> = page.iter().filter_map(decode).collect();
+            let events =
+                page.iter().filter_map(|message| decode(message).transpose()).collect::<Result<Vec<_>, _>>()?;
             let calls: Vec<(&SagaEvent, Call)> =
                 events.iter().filter_map(|event| Some((event, self.service.redo(event)?))).collect();
             let (events, calls): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
@@ -153,15 +154,25 @@ impl Tally {
     }
 }
 
-/// The event of a message that was read from the stream; nothing for what is about no saga.
-fn decode(message: &Message) -> Option<SagaEvent> {
+/// The event of a message that was read from the stream; nothing for what is about no saga, or cannot be understood by anybody.
+///
+/// # Errors
+/// It is a decision of a newer build of this service, and only that can redo it. The primary is not used until it has: instances of that
+/// build are tried in turn with this one.
+fn decode(message: &Message) -> Result<Option<SagaEvent>, String> {
     let header = |name: &str| message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str);
-    match Event::decode(header("Nats-Subject")?, &message.payload, header("traceparent")) {
-        Ok(Event::Saga(event)) => Some(event),
-        Ok(Event::Watermark(_)) => None,
+    let Some(subject) = header("Nats-Subject") else { return Ok(None) };
+    let sequence = header("Nats-Sequence").unwrap_or_default();
+    match Event::decode(subject, &message.payload, header("traceparent")) {
+        Ok(Event::Saga(event)) => Ok(Some(event)),
+        Ok(Event::Watermark(_)) => Ok(None),
+        Err(poison) if poison.is_newer() => Err(format!(
+            "message {sequence} of {CHECKOUT} was published by a newer build ({poison}), and only an instance of that can redo what it tells; \
+             where it is rubbish, delete it from the stream"
+        )),
         Err(poison) => {
-            tracing::error!(%poison, sequence = header("Nats-Sequence"), "a decision that cannot be read is not redone");
-            None
+            tracing::error!(%poison, sequence, "a decision that cannot be read is not redone");
+            Ok(None)
         }
     }
 }

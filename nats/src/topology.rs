@@ -45,6 +45,14 @@ pub const PRICE_SERVICE: &str = "stock";
 /// All streams.
 pub const STREAMS: &[&str] = &[CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, ADVISORIES];
 
+/// Which revision of the topology this build knows. It stands in the metadata of every stream and durable, and a build that finds a higher one
+/// than its own changes nothing there: while services are upgraded, an instance of the old version that starts again must not take away what
+/// the new one listens to. So whatever changes a subject, a filter or a setting here raises it; a test holds the two together.
+pub const REVISION: u32 = if common::IS_NEXT_VERSION { 2 } else { 1 };
+
+/// The key of [`REVISION`] in the metadata.
+pub const REVISION_KEY: &str = "checkout-topology";
+
 /// The server refuses a shorter one. No message carries a `Nats-Msg-Id`, so nothing is ever remembered in this window:
 /// effects are idempotent anyway, the window would cost memory at 40,000 messages per second, and an id without the round
 /// number would make the broker swallow the reconciler's replays.
@@ -170,6 +178,8 @@ pub struct Limits {
     /// Delivered but unacknowledged messages that one durable may have over all instances. The server's default of 1,000 is
     /// used up by two instances with full batches; each of these costs it some 100 bytes.
     pub max_ack_pending: i64,
+    /// How long an event that only a newer build could understand is left to instances of one, before it is a dead letter.
+    pub newer_patience: Duration,
     /// Bytes that [`DEAD_LETTERS`] keeps.
     pub dead_letter_max_bytes: u64,
     /// Age at which a dead letter is forgotten: a month, so that a person finds the time to look.
@@ -194,6 +204,7 @@ impl Default for Limits {
             replicas: 1,
             ack_wait: Duration::from_secs(10),
             max_ack_pending: 20_000,
+            newer_patience: Duration::from_secs(300),
             dead_letter_max_bytes: 256 << 20,
             dead_letter_max_age: 30 * DAY,
             dead_log_max_bytes: 256 << 20,

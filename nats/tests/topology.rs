@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use nats::topology::{
-    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits,
+    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits, REVISION,
+    REVISION_KEY,
 };
 use support::{Server, durable_info};
 
@@ -97,6 +98,46 @@ async fn drift_is_corrected_and_foreign_settings_are_kept() {
     let corrected = durable_info(&admin, Durable::Stock).await.config;
     assert_eq!(corrected.filter_subjects.len(), 3);
     assert_eq!((corrected.ack_wait, corrected.max_deliver), (Duration::from_secs(10), -1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_newer_build_has_made_is_left_alone_and_what_an_older_one_has_is_brought_up_to_date() {
+    let server = Server::start();
+    let limits = Limits::default();
+    let broker = server.ready_broker("order-1", &limits).await;
+    let admin = server.admin().await;
+    let of_revision = |revision: u32| HashMap::from([(REVISION_KEY.to_owned(), revision.to_string())]);
+    let has_revision = |metadata: &HashMap<String, String>, revision: u32| {
+        metadata.get(REVISION_KEY).is_some_and(|text| *text == revision.to_string())
+    };
+    for (revision, is_newer) in [(REVISION + 1, true), (REVISION - 1, false)] {
+        // A version of the platform with a subject more, and a durable that takes it.
+        let mut stream = admin.get_stream(CHECKOUT).await.unwrap().cached_info().config.clone();
+        stream.subjects.push("stock.moved".to_owned());
+        stream.metadata.extend(of_revision(revision));
+        admin.update_stream(&stream).await.unwrap();
+        let mut durable = durable_info(&admin, Durable::Order).await.config;
+        assert!(has_revision(&durable.metadata, REVISION), "{:?}", durable.metadata);
+        durable.filter_subjects.push("stock.moved".to_owned());
+        durable.metadata.extend(of_revision(revision));
+        admin.create_consumer_on_stream(durable, CHECKOUT).await.unwrap();
+
+        // An instance of ours starts again.
+        broker.ensure_topology(&limits).await.unwrap();
+
+        let stream = admin.get_stream(CHECKOUT).await.unwrap().cached_info().config.clone();
+        let durable = durable_info(&admin, Durable::Order).await.config;
+        let expected = if is_newer { revision } else { REVISION };
+        assert!(has_revision(&stream.metadata, expected), "{:?}", stream.metadata);
+        assert!(has_revision(&durable.metadata, expected), "{:?}", durable.metadata);
+        assert_eq!(stream.subjects.len(), CHANNELS.len() + usize::from(is_newer));
+        assert_eq!(durable.filter_subjects.len(), 3 + usize::from(is_newer));
+        if is_newer {
+            // Back to our own.
+            admin.delete_stream(CHECKOUT).await.unwrap();
+            broker.ensure_topology(&limits).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

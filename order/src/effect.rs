@@ -27,7 +27,7 @@ use crate::decision::Outcome;
 use crate::undo::{read_state, write_steps};
 
 /// The functions that the service loads into its database.
-pub const LIBRARY: Library = Library { name: "order", code: include_str!("order.lua") };
+pub const LIBRARY: Library = Library::new("order", include_str!("order.lua"));
 
 fn order_key(order: impl std::fmt::Display) -> String {
     format!("order:{order}")
@@ -61,7 +61,7 @@ pub enum Begun {
 pub fn begin(operation: Option<&Operation>, order: &OrderId, inbox: &str, trace: &TraceParent, request: &str) -> Call {
     let (key, fingerprint, ttl_s) =
         operation.map_or(("", "", 0), |operation| (&*operation.key, &*operation.fingerprint, operation.ttl_s));
-    Call::function("order_begin", &[key, &order_key(order), "open", "totals", "watermark"])
+    Call::function(&LIBRARY, "order_begin", &[key, &order_key(order), "open", "totals", "watermark"])
         .arg(fingerprint)
         .arg(ttl_s)
         .arg(inbox)
@@ -110,7 +110,7 @@ pub fn redo_start(event: &SagaEvent) -> Call {
     let saga = &event.saga;
     let keys = [&*undo_key(&saga.saga_id), &*order_key(&saga.order_id), "open", "totals", "watermark"];
     let (incarnation, attempt) = parts_of(&saga.saga_id);
-    Call::function("order_redo_start", &keys)
+    Call::function(&LIBRARY, "order_redo_start", &keys)
         .arg(saga.saga_id.as_str())
         .arg(saga.order_id.as_str())
         .arg(saga.user_id.as_str())
@@ -143,7 +143,7 @@ pub fn close(saga: &Saga, state: &State, steps: &str, retention_s: u64) -> Call 
         State::Started | State::Completed => String::new(),
     };
     let keys = [&*undo_key(&saga.saga_id), &*order, "open", "retry", "retry_started", "totals", "watermark"];
-    Call::function("order_close", &keys)
+    Call::function(&LIBRARY, "order_close", &keys)
         .arg(saga.saga_id.as_str())
         .arg(state.name())
         .arg(reason)
@@ -191,7 +191,7 @@ pub struct Claimed {
 /// The call that claims sagas that are due.
 pub fn claim(settings: &ReconcileSettings) -> Call {
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    Call::function("order_claim", &["open", "retry", "retry_started"])
+    Call::function(&LIBRARY, "order_claim", &["open", "retry", "retry_started"])
         .arg(MAX_SAGAS_PER_CLAIM)
         .arg(ms(settings.replay_first))
         .arg(ms(settings.replay_first))
@@ -231,12 +231,15 @@ pub fn read_claimed(reply: &Reply) -> Result<(Vec<Claimed>, bool), UnexpectedRep
 /// The call that raises the watermark.
 pub fn raise_watermark(settings: &ReconcileSettings) -> Call {
     let margin_ms = u64::try_from(settings.watermark_margin.as_millis()).unwrap_or(u64::MAX);
-    Call::function("order_raise_watermark", &["open", "retry_started", "watermark", "retry"]).arg(margin_ms)
+    Call::function(&LIBRARY, "order_raise_watermark", &["open", "retry_started", "watermark", "retry"]).arg(margin_ms)
 }
 
 /// The call that creates an order.
 pub fn create(operation: &Operation, order: &OrderId, user: &UserId, incarnation: &str) -> Call {
-    Call::once("order_create", operation, &[&order_key(order)]).arg(order.as_str()).arg(user.as_str()).arg(incarnation)
+    Call::once(&LIBRARY, "order_create", operation, &[&order_key(order)])
+        .arg(order.as_str())
+        .arg(user.as_str())
+        .arg(incarnation)
 }
 
 /// What an entry costs.
@@ -257,7 +260,7 @@ pub fn add_item(operation: &Operation, order: &OrderId, item: &ItemId, quantity:
         Cost::TooMuch => (MAX + 1).to_string(),
         Cost::NoItem => String::new(),
     };
-    Call::once("order_add_item", operation, &[&order_key(order)])
+    Call::once(&LIBRARY, "order_add_item", operation, &[&order_key(order)])
         .arg(item.as_str())
         .arg(quantity.get())
         .arg(cost)
@@ -277,7 +280,7 @@ pub struct NewOrder {
 
 /// The call that creates or replaces some orders of a `batch_init`.
 pub fn batch_init(operation: &Operation, chunk: &BatchChunk, total: Amount, orders: &[NewOrder]) -> Call {
-    let call = Call::chunk("order_batch_init", operation, chunk, &[]).arg(chunk.first).arg(total.get());
+    let call = Call::chunk(&LIBRARY, "order_batch_init", operation, chunk, &[]).arg(chunk.first).arg(total.get());
     orders.iter().fold(call, |call, order| call.arg(order.user.as_str()).arg(&order.items).arg(&order.incarnation))
 }
 

@@ -30,7 +30,7 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     let redo = Arc::new(nats::Redoer::new(broker.clone(), redo));
     let database = Database::open_recovered(&settings.redis_url, effect::LIBRARY, settings.into(), &tasks, redo)?;
     if !database.wait_until_connected(service::START_PATIENCE).await {
-        return Err(format!("no database at {}", database.address()).into());
+        return Err(database.describe_outage().into());
     }
     // Until here nothing was taken in, so a signal simply ends the process.
     let signals = Signals::listen()?;

@@ -23,7 +23,7 @@ use common::saga::Saga;
 use crate::decision::{Effect, Outcome};
 
 /// The functions that the service loads into its database.
-pub const LIBRARY: Library = Library { name: "payment", code: include_str!("payment.lua") };
+pub const LIBRARY: Library = Library::new("payment", include_str!("payment.lua"));
 
 fn user_key(user: impl std::fmt::Display) -> String {
     format!("user:{user}")
@@ -38,7 +38,7 @@ pub fn apply(saga: &Saga, effect: &Effect) -> Call {
         Effect::Debit => "payment_debit",
         Effect::Refund(_) => "payment_refund",
     };
-    let call = Call::function(name, &keys)
+    let call = Call::function(&LIBRARY, name, &keys)
         .arg(saga.saga_id.as_str())
         .arg(saga.started_at_ms)
         .arg(saga.user_id.as_str())
@@ -60,7 +60,7 @@ pub fn redo(event: &SagaEvent) -> Option<Call> {
     let saga = &event.saga;
     let bucket = format!("outcomes:{}", saga.started_at_ms / OUTCOME_BUCKET_MS);
     let keys = [&*user_key(&saga.user_id), "totals", "watermark", "buckets", &*bucket];
-    let call = Call::function("payment_redo", &keys)
+    let call = Call::function(&LIBRARY, "payment_redo", &keys)
         .arg(saga.saga_id.as_str())
         .arg(saga.started_at_ms)
         .arg(saga.user_id.as_str())
@@ -87,7 +87,7 @@ pub fn read_outcome(reply: &Reply) -> Result<Outcome, UnexpectedReply> {
 
 /// The call that forgets outcome records behind the watermark, a bounded number at a time.
 pub fn trim(watermark: Watermark) -> Call {
-    Call::function("payment_trim", &["watermark", "buckets"])
+    Call::function(&LIBRARY, "payment_trim", &["watermark", "buckets"])
         .arg(watermark.closed_before_ms)
         .arg(OUTCOME_BUCKET_MS)
         .arg(MAX_BUCKETS_PER_TRIM)
@@ -96,22 +96,25 @@ pub fn trim(watermark: Watermark) -> Call {
 
 /// The call that creates a user.
 pub fn create_user(operation: &Operation, user: &UserId) -> Call {
-    Call::once("payment_create_user", operation, &[&user_key(user)]).arg(user.as_str())
+    Call::once(&LIBRARY, "payment_create_user", operation, &[&user_key(user)]).arg(user.as_str())
 }
 
 /// The call that adds credit.
 pub fn add_funds(operation: &Operation, user: &UserId, amount: Amount) -> Call {
-    Call::once("payment_add_funds", operation, &[&user_key(user), "totals"]).arg(amount.get())
+    Call::once(&LIBRARY, "payment_add_funds", operation, &[&user_key(user), "totals"]).arg(amount.get())
 }
 
 /// The call that takes credit outside of any saga.
 pub fn pay(operation: &Operation, user: &UserId, amount: Amount) -> Call {
-    Call::once("payment_pay", operation, &[&user_key(user), "totals"]).arg(amount.get())
+    Call::once(&LIBRARY, "payment_pay", operation, &[&user_key(user), "totals"]).arg(amount.get())
 }
 
 /// The call that creates or replaces some users of a `batch_init`.
 pub fn batch_init(operation: &Operation, chunk: &BatchChunk, credit: Amount) -> Call {
-    Call::chunk("payment_batch_init", operation, chunk, &["totals"]).arg(chunk.first).arg(chunk.count).arg(credit.get())
+    Call::chunk(&LIBRARY, "payment_batch_init", operation, chunk, &["totals"])
+        .arg(chunk.first)
+        .arg(chunk.count)
+        .arg(credit.get())
 }
 
 /// The call that reads a user's credit.

@@ -71,10 +71,10 @@ local function content(args)
   return args[4] .. ' ' .. args[3]
 end
 
--- Splits `<outcome> <amount> <user>[ <reason>]`.
+-- Splits `<outcome> <amount> <user>[ <reason>]`. What a later version has to add comes behind, as words `name=value`, and is left alone.
 local function read(recorded)
   local outcome, rest = string.match(recorded, '^(%S+) (%S+ %S+)')
-  return outcome, rest, string.match(recorded, '^%S+ %S+ %S+ (%S+)$')
+  return outcome, rest, string.match(recorded .. ' ', '^%S+ %S+ %S+ ([^%s=]+) ')
 end
 
 -- The answer to a step of a saga that has a record already, and the bucket that the record is kept in.
@@ -194,11 +194,11 @@ local function redo(keys, args)
   return { 'redone' }
 end
 
-redis.register_function('payment_create_user', create_user)
-redis.register_function('payment_add_funds', add_funds)
-redis.register_function('payment_pay', pay)
-redis.register_function('payment_batch_init', batch_init)
-redis.register_function('payment_debit', debit)
-redis.register_function('payment_refund', refund)
-redis.register_function('payment_redo', redo)
-redis.register_function('payment_trim', trim)
+redis.register_function('payment_create_user' .. VERSION, create_user)
+redis.register_function('payment_add_funds' .. VERSION, add_funds)
+redis.register_function('payment_pay' .. VERSION, pay)
+redis.register_function('payment_batch_init' .. VERSION, batch_init)
+redis.register_function('payment_debit' .. VERSION, debit)
+redis.register_function('payment_refund' .. VERSION, refund)
+redis.register_function('payment_redo' .. VERSION, redo)
+redis.register_function('payment_trim' .. VERSION, trim)

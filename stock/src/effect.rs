@@ -24,7 +24,7 @@ use common::saga::Saga;
 use crate::decision::{Effect, Outcome};
 
 /// The functions that the service loads into its database.
-pub const LIBRARY: Library = Library { name: "stock", code: include_str!("stock.lua") };
+pub const LIBRARY: Library = Library::new("stock", include_str!("stock.lua"));
 
 fn item_key(item: impl std::fmt::Display) -> String {
     format!("item:{item}")
@@ -74,7 +74,7 @@ pub fn apply(saga: &Saga, effect: &Effect) -> Call {
 }
 
 fn call_for(name: &'static str, keys: &[String], saga: &Saga, items: &str) -> Call {
-    Call::function(name, keys).arg(saga.saga_id.as_str()).arg(saga.started_at_ms).arg(items)
+    Call::function(&LIBRARY, name, keys).arg(saga.saga_id.as_str()).arg(saga.started_at_ms).arg(items)
 }
 
 /// Reads what [`apply`] recorded.
@@ -93,7 +93,7 @@ pub fn read_outcome(reply: &Reply) -> Result<Outcome, UnexpectedReply> {
 
 /// The call that forgets outcome records behind the watermark, a bounded number at a time.
 pub fn trim(watermark: Watermark) -> Call {
-    Call::function("stock_trim", &["watermark", "buckets"])
+    Call::function(&LIBRARY, "stock_trim", &["watermark", "buckets"])
         .arg(watermark.closed_before_ms)
         .arg(OUTCOME_BUCKET_MS)
         .arg(MAX_BUCKETS_PER_TRIM)
@@ -102,22 +102,22 @@ pub fn trim(watermark: Watermark) -> Call {
 
 /// The call that creates an item.
 pub fn create_item(operation: &Operation, item: &ItemId, price: Amount) -> Call {
-    Call::once("stock_create_item", operation, &[&item_key(item)]).arg(item.as_str()).arg(price.get())
+    Call::once(&LIBRARY, "stock_create_item", operation, &[&item_key(item)]).arg(item.as_str()).arg(price.get())
 }
 
 /// The call that adds pieces.
 pub fn add(operation: &Operation, item: &ItemId, amount: Quantity) -> Call {
-    Call::once("stock_add", operation, &[&item_key(item), "totals"]).arg(amount.get())
+    Call::once(&LIBRARY, "stock_add", operation, &[&item_key(item), "totals"]).arg(amount.get())
 }
 
 /// The call that takes pieces outside of any saga.
 pub fn subtract(operation: &Operation, item: &ItemId, amount: Quantity) -> Call {
-    Call::once("stock_subtract", operation, &[&item_key(item), "totals"]).arg(amount.get())
+    Call::once(&LIBRARY, "stock_subtract", operation, &[&item_key(item), "totals"]).arg(amount.get())
 }
 
 /// The call that creates or replaces some items of a `batch_init`.
 pub fn batch_init(operation: &Operation, chunk: &BatchChunk, stock: Quantity, price: Amount) -> Call {
-    Call::chunk("stock_batch_init", operation, chunk, &["totals"])
+    Call::chunk(&LIBRARY, "stock_batch_init", operation, chunk, &["totals"])
         .arg(chunk.first)
         .arg(chunk.count)
         .arg(stock.get())

@@ -30,7 +30,7 @@ async fn run(settings: service::ServiceSettings) -> Result<bool, Box<dyn std::er
     let (url, options) = (&settings.redis_url, (&settings).into());
     let database = Database::open_recovered(url, effect::LIBRARY, options, &tasks, redo)?;
     if !database.wait_until_connected(service::START_PATIENCE).await {
-        return Err(format!("no database at {}", database.address()).into());
+        return Err(database.describe_outage().into());
     }
     // Until here nothing was taken in, so a signal simply ends the process.
     let signals = Signals::listen()?;

@@ -74,10 +74,10 @@ local function batch_init(keys, args)
   end)
 end
 
--- Splits `<outcome> <items>[ <reason>]`.
+-- Splits `<outcome> <items>[ <reason>]`. What a later version has to add comes behind, as words `name=value`, and is left alone.
 local function read(recorded)
   local outcome, items = string.match(recorded, '^(%S+) (%S+)')
-  return outcome, items, string.match(recorded, '^%S+ %S+ (%S+)$')
+  return outcome, items, string.match(recorded .. ' ', '^%S+ %S+ ([^%s=]+) ')
 end
 
 -- What is already decided about a saga, or why nothing may be decided any more; nil where the decision is open.
@@ -178,11 +178,11 @@ local function redo(keys, args)
   return { 'redone' }
 end
 
-redis.register_function('stock_create_item', create_item)
-redis.register_function('stock_add', add)
-redis.register_function('stock_subtract', subtract)
-redis.register_function('stock_batch_init', batch_init)
-redis.register_function('stock_reserve', reserve)
-redis.register_function('stock_abandon', abandon)
-redis.register_function('stock_redo', redo)
-redis.register_function('stock_trim', trim)
+redis.register_function('stock_create_item' .. VERSION, create_item)
+redis.register_function('stock_add' .. VERSION, add)
+redis.register_function('stock_subtract' .. VERSION, subtract)
+redis.register_function('stock_batch_init' .. VERSION, batch_init)
+redis.register_function('stock_reserve' .. VERSION, reserve)
+redis.register_function('stock_abandon' .. VERSION, abandon)
+redis.register_function('stock_redo' .. VERSION, redo)
+redis.register_function('stock_trim' .. VERSION, trim)

@@ -395,7 +395,7 @@ def scaling(platform):
 
 @rule
 def images(platform):
-    """Images are those of compose.yaml, of a version; ours are by name, of one version. A service is stopped whole before its next version."""
+    """Images are those of compose.yaml, of a version; ours are by name, of one version. The next version of a service comes instance by instance."""
     known, ours = facts.compose_images(), set()
     for name, container in platform.containers():
         if container["image"].startswith("checkout/"):
@@ -405,8 +405,8 @@ def images(platform):
         if name in facts.SERVICES:
             if container["image"].split(":")[0] != f"checkout/{name}":
                 yield f"{name}: runs {container['image']}"
-            if platform.pods[name]["spec"].get("strategy") != {"type": "Recreate"}:
-                yield f"{name}: two of its versions could share a database"
+            if platform.pods[name]["spec"].get("strategy") != {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}:
+                yield f"{name}: an upgrade would take an instance away before there is another"
     if len(ours) != 1:
         yield f"our images are of versions {sorted(ours)}"
 

@@ -9,6 +9,7 @@ pub mod folder;
 pub mod load;
 pub mod lua_headers;
 pub mod platform;
+pub mod programs;
 pub mod sentinels;
 pub mod servers;
 pub mod stream;

@@ -25,6 +25,7 @@ pub struct Options {
     set: Vec<String>,
     ha: bool,
     auditor: bool,
+    program: PathBuf,
 }
 
 impl Default for Options {
@@ -32,7 +33,7 @@ impl Default for Options {
     /// checked whole.
     fn default() -> Self {
         let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"];
-        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false, auditor: false }
+        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false, auditor: false, program: program() }
     }
 }
 
@@ -54,6 +55,12 @@ impl Options {
     #[must_use]
     pub fn ha(self) -> Self {
         Self { ha: true, ..self }
+    }
+
+    /// Runs this `checkout`, with the services that are beside it.
+    #[must_use]
+    pub fn program(self, checkout: PathBuf) -> Self {
+        Self { program: checkout, ..self }
     }
 
     /// `--auditor`: follows the stream.
@@ -142,7 +149,7 @@ impl Platform {
     /// It does not get ready.
     pub async fn start_in(folder: Arc<Folder>, options: Options) -> Self {
         let output = fs::File::options().create(true).append(true).open(folder.path().join("up.out")).unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(&options.program);
         command.args(["up", "--port=0", "--data"]).arg(folder.path()).args(&options.scale);
         command.args(options.ha.then_some("--ha"));
         command.args(options.auditor.then_some("--auditor"));

@@ -60,7 +60,6 @@ fn poison() -> Vec<(Bytes, &'static str)> {
 /// Bodies that are wrong for an event about a saga.
 fn saga_poison() -> Vec<(Bytes, &'static str)> {
     vec![
-        (with("version", json!(2)), "newer"),
         (with("amount", json!(-1)), "does not fit"),
         (with("amount", json!(1.5)), "does not fit"),
         (with("amount", json!(9_007_199_254_740_992_u64)), "does not fit"),
@@ -70,7 +69,8 @@ fn saga_poison() -> Vec<(Bytes, &'static str)> {
         (with("items", json!([["b", 1], ["a", 1]])), "does not fit"),
         (with("items", json!([["0", -1]])), "does not fit"),
         (with("reason", json!("because")), "does not fit"),
-        (with("trail", json!([{ "event": "checkout.invented", "at_ms": 1 }])), "does not fit"),
+        // An event that nobody knows would be no poison there, and a newer version none at all: see `nats/tests/newer.rs`.
+        (with("trail", json!([{ "event": "checkout.started" }])), "does not fit"),
     ]
 }
 

@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::say;
 
 mod balances;
-mod place;
+pub mod place;
 mod records;
 mod sagas;
 mod stream;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::folder::{Folder, Platform, UP};
+use crate::functions;
 use crate::limits::{DRAIN, SERVERS_STOP};
 use crate::procs;
 use crate::say;
@@ -91,6 +92,8 @@ async fn live(
     };
     let outcome = match started {
         Ok(Some(platform)) => {
+            // All instances that run are ours, and of one version.
+            functions::tidy_up(&platform.redis).await;
             folder.publish(&platform);
             welcome::write_env(&platform, folder)?;
             if !args.quiet {

@@ -3,6 +3,7 @@
 use redis::{Cmd, ToRedisArgs};
 
 use super::batch::{BatchChunk, LEASE_S};
+use super::library::Library;
 use super::operation::Operation;
 
 /// A function call or a plain command. Plain commands must be reads, because a call may be sent more than once.
@@ -17,24 +18,34 @@ impl Call {
         Self { cmd: redis::cmd(name) }
     }
 
-    /// `FCALL name numkeys keys…`; arguments follow with [`Call::arg`].
-    pub fn function<K: ToRedisArgs>(name: &'static str, keys: &[K]) -> Self {
+    /// `FCALL name numkeys keys…`, of this version of the library; arguments follow with [`Call::arg`].
+    pub fn function<K: ToRedisArgs>(library: &Library, name: &'static str, keys: &[K]) -> Self {
         let mut cmd = redis::cmd("FCALL");
-        cmd.arg(name).arg(keys.len()).arg(keys);
+        cmd.arg(library.versioned(name)).arg(keys.len()).arg(keys);
+        if crate::IS_NEXT_VERSION {
+            // `next.lua` asks for it.
+            cmd.arg("next");
+        }
         Self { cmd }
     }
 
     /// A function of the REST interface that runs once per operation (`once` in `prelude.lua`): the operation's record is its
     /// first key, fingerprint and lifetime are its first arguments.
-    pub fn once(name: &'static str, operation: &Operation, keys: &[&str]) -> Self {
+    pub fn once(library: &Library, name: &'static str, operation: &Operation, keys: &[&str]) -> Self {
         let mut all = vec![operation.key.as_str()];
         all.extend(keys);
-        Self::function(name, &all).arg(&operation.fingerprint).arg(operation.ttl_s)
+        Self::function(library, name, &all).arg(&operation.fingerprint).arg(operation.ttl_s)
     }
 
     /// A function that runs one chunk of a `batch_init` (`chunk` in `prelude.lua`).
-    pub fn chunk(name: &'static str, operation: &Operation, chunk: &BatchChunk, keys: &[&str]) -> Self {
-        Self::once(name, operation, keys).arg(&chunk.owner).arg(u8::from(chunk.is_last)).arg(LEASE_S)
+    pub fn chunk(
+        library: &Library,
+        name: &'static str,
+        operation: &Operation,
+        chunk: &BatchChunk,
+        keys: &[&str],
+    ) -> Self {
+        Self::once(library, name, operation, keys).arg(&chunk.owner).arg(u8::from(chunk.is_last)).arg(LEASE_S)
     }
 
     /// The words that are sent, for tests that hold a call to the function that it calls.

@@ -1,7 +1,7 @@
 //! Opens connections that are fit for use: to the primary, TCP_NODELAY set, the function library loaded.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -31,6 +31,8 @@ pub(super) struct Connector {
     recoveries: Option<Recoveries>,
     /// Connections that are being made fit by a recovery.
     recovering: AtomicUsize,
+    /// Why the last connection could not be had.
+    trouble: Mutex<Option<String>>,
 }
 
 /// A connection of the caller's own.
@@ -58,7 +60,13 @@ impl Place {
 
 impl Connector {
     pub(super) fn new(url: &str, library: Library, recoveries: Option<Recoveries>) -> Result<Self, RedisError> {
-        Ok(Self { place: Place::of(url)?, library, recoveries, recovering: AtomicUsize::new(0) })
+        Ok(Self {
+            place: Place::of(url)?,
+            library,
+            recoveries,
+            recovering: AtomicUsize::new(0),
+            trouble: Mutex::default(),
+        })
     }
 
     /// See [`super::Database::era`].
@@ -117,8 +125,20 @@ impl Connector {
         }
     }
 
+    /// Why the last connection could not be had; nothing where it could.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A new connection of the caller's own, to what is the primary now, when that may be used. Given up at `stop`.
     pub(super) async fn connect(&self, stop: &CancellationToken) -> RedisResult<Open> {
+        let connected = self.connect_fit(stop).await;
+        let trouble = connected.as_ref().err().map(ToString::to_string);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        connected
+    }
+
+    async fn connect_fit(&self, stop: &CancellationToken) -> RedisResult<Open> {
         let mut open = self.connect_somehow().await?;
         let Some(recoveries) = &self.recoveries else { return Ok(open) };
         let _counted = Counted::new(&self.recovering);
@@ -154,21 +174,10 @@ impl Connector {
         if primary.is_some() {
             verify_role(&mut connection).await?;
         }
-        self.load_library(&mut connection).await?;
+        self.library.load(&mut connection).await?;
+        // So that it is seen at the database who uses which library, see [`super::libraries`].
+        redis::cmd("CLIENT").arg("SETNAME").arg(self.library.loaded_name()).query_async::<()>(&mut connection).await?;
         Ok(Open { connection, primary, mark: None })
-    }
-
-    /// Loads the library unless the database has it already. Functions are kept and replicated by Redis like data.
-    async fn load_library(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let source = self.library.source();
-        let mut list = redis::cmd("FUNCTION");
-        list.arg("LIST").arg("LIBRARYNAME").arg(self.library.name).arg("WITHCODE");
-        let loaded: redis::Value = list.query_async(connection).await?;
-        if contains(&loaded, source.as_bytes()) {
-            return Ok(());
-        }
-        tracing::info!(library = self.library.name, "loading the function library");
-        redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(source).query_async(connection).await
     }
 }
 
@@ -188,7 +197,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+pub(super) async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
     let tcp = TcpSettings::default().set_nodelay(true);
     // The lane bounds each group by its callers' deadlines, so the client's own limit on replies is off.
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(None);
@@ -231,7 +240,7 @@ pub(super) fn trouble(kind: std::io::ErrorKind, why: &'static str) -> RedisError
 }
 
 /// Whether the text stands anywhere in a nested reply.
-fn contains(value: &redis::Value, text: &[u8]) -> bool {
+pub(super) fn contains(value: &redis::Value, text: &[u8]) -> bool {
     match value {
         redis::Value::BulkString(bytes) => bytes == text,
         redis::Value::SimpleString(string) => string.as_bytes() == text,

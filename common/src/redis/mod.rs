@@ -15,6 +15,8 @@ mod batch;
 mod call;
 mod connection;
 mod lane;
+pub mod libraries;
+mod library;
 mod operation;
 mod recovery;
 mod replicated;
@@ -25,6 +27,7 @@ pub mod survey;
 pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};
 pub use call::{Call, CallError};
 pub use connection::locate_primary;
+pub use library::{Library, Versioned};
 pub use operation::Operation;
 pub use recovery::{InvalidPosition, Position, Recovery, Unrecovered};
 pub use reply::{Reply, UnexpectedReply};
@@ -42,22 +45,6 @@ use crate::shutdown::{Stage, Tasks};
 use connection::Connector;
 use lane::{Lane, Progress, Queued};
 use recovery::{Reached, Recoveries};
-
-/// A function library: what a service loads into its database.
-#[derive(Debug, Clone, Copy)]
-pub struct Library {
-    /// The library's name in Redis.
-    pub name: &'static str,
-    /// The service's own functions, in Lua. The shared prelude is put in front.
-    pub code: &'static str,
-}
-
-impl Library {
-    /// The whole text that `FUNCTION LOAD` takes.
-    pub fn source(&self) -> String {
-        format!("#!lua name={}\n{}{}", self.name, include_str!("prelude.lua"), self.code)
-    }
-}
 
 /// How a database is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,9 +205,12 @@ impl Database {
             .unwrap_or_else(|_| Err(progress.give_up("no answer within the time limit")))
     }
 
-    /// The database's address, without user name and password.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// Says where the database is, without user name and password, and what was last wrong with it.
+    pub fn describe_outage(&self) -> String {
+        let address = &self.address;
+        self.connector
+            .trouble()
+            .map_or_else(|| format!("no database at {address}"), |why| format!("no database at {address}: {why}"))
     }
 
     /// Waits until the database answers and has the library, at most `patience`; while it is being recovered, as long as that takes. Says

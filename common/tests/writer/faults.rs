@@ -7,7 +7,7 @@ use common::shutdown::Tasks;
 use futures::future::join_all;
 use testing::servers::{PATIENCE, Redis};
 
-use crate::support::{Bench, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage, open};
+use crate::support::{Bench, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage};
 
 /// Calls that go on until told to stop, each made once by its caller. Returns how many were made; all were answered.
 async fn keep_adding(database: common::redis::Database, stop: tokio_util::sync::CancellationToken) -> i64 {
@@ -154,18 +154,6 @@ async fn a_library_that_is_lost_is_loaded_again() {
     }
     console.ask(&["FLUSHALL"]);
     assert!(is_ok(&bench.database.call(add_one(), far()).await));
-}
-
-#[tokio::test]
-async fn a_library_of_another_build_is_replaced() {
-    let bench = Bench::start(1).await;
-    let mut console = bench.redis.console();
-    let other = format!("#!lua name={}\nredis.register_function('probe_other', function() return 1 end)", LIBRARY.name);
-    console.ask(&["FUNCTION", "LOAD", "REPLACE", &other]);
-    let (database, _tasks) = open(&bench.redis.url(), 1).await;
-    assert!(is_ok(&database.call(add_one(), far()).await));
-    let listed = console.ask(&["FUNCTION", "LIST", "LIBRARYNAME", LIBRARY.name, "WITHCODE"]);
-    assert!(listed.contains(&Some(LIBRARY.source())));
 }
 
 #[tokio::test]

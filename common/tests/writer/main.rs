@@ -8,4 +8,5 @@ mod groups;
 mod recovery;
 mod replicas;
 mod support;
+mod versions;
 mod wire;

@@ -14,11 +14,11 @@ local function add(keys, args)
     return { 'ok', digits(redis.call('INCRBY', keys[2], args[3])) }
   end)
 end
-redis.register_function('probe_add', add)
+redis.register_function('probe_add' .. VERSION, add)
 ";
 
 /// The library of these tests.
-pub const LIBRARY: Library = Library { name: "probe", code: CODE };
+pub const LIBRARY: Library = Library::new("probe", CODE);
 
 /// A Redis and a writer that is connected to it.
 pub struct Bench {
@@ -64,7 +64,7 @@ pub async fn open_with(url: &str, options: Options) -> (Database, Tasks) {
 
 /// A call that adds `amount` once.
 pub fn add(operation: &Operation, amount: u32) -> Call {
-    Call::once("probe_add", operation, &["counter"]).arg(amount)
+    Call::once(&LIBRARY, "probe_add", operation, &["counter"]).arg(amount)
 }
 
 /// A call that adds 1 once, as a request without an `Idempotency-Key` makes it.

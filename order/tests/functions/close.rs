@@ -130,3 +130,19 @@ async fn an_open_saga_is_closed_however_old_it_is() {
     assert_eq!(orders.close(&saga, &State::Completed).await, closed(&["inbox"]));
     orders.assert_books_balance();
 }
+
+#[tokio::test]
+async fn what_a_later_version_has_added_to_an_order_or_an_entry_is_left_alone() {
+    let mut orders = Orders::with_order().await;
+    orders.db.console.ask(&["HSET", "order:5", "later", "1"]);
+    let saga = orders.started("5", "inbox-1", None).await;
+    orders.db.console.ask(&["HSET", "undo:5.k.0", "later", "1"]);
+    assert_eq!(orders.begin("5", "inbox-2", None).await, Begun::Joined(saga.saga_id.clone()));
+    let (claimed, _) = orders.claim(&settings(Duration::ZERO, Duration::ZERO)).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(orders.close(&saga, &failed("out_of_stock:a")).await, closed(&["inbox-1", "inbox-2"]));
+    let entry = read_entry(&saga.saga_id, &orders.db.call(find_undo(&saga.saga_id)).await).unwrap().unwrap();
+    assert_eq!(entry.state, failed("out_of_stock:a"));
+    assert_eq!((&*orders.undo(&saga)["later"], &*orders.order("5", "later")), ("1", "1"));
+    orders.assert_books_balance();
+}

@@ -149,3 +149,26 @@ async fn a_refund_is_never_left_out() {
     assert_eq!(paid, ["ok", "20"]);
     payment.assert_books_balance();
 }
+
+#[tokio::test]
+async fn what_a_later_version_has_added_to_a_record_is_left_alone() {
+    for (record, again, after) in [
+        ("debited 20 7 later=1 more=x:y", Outcome::Debited, refunded("abandoned")),
+        (
+            "declined 20 7 insufficient_credit:7 later=1",
+            declined("insufficient_credit:7"),
+            declined("insufficient_credit:7"),
+        ),
+        ("refunded 20 7 out_of_stock:1 later=1", refunded("out_of_stock:1"), refunded("out_of_stock:1")),
+        ("voided 20 7 abandoned later=1", voided("abandoned"), voided("abandoned")),
+    ] {
+        let mut payment = Payment::with_users(&[("7", 30)]).await;
+        let saga = saga("5.k.0", "7", 20);
+        assert_eq!(payment.debit(&saga).await, Outcome::Debited);
+        let bucket = payment.db.console.keys("outcomes:").remove(0);
+        payment.db.console.ask(&["HSET", &bucket, "5.k.0", record]);
+        assert_eq!(payment.debit(&saga).await, again, "{record}");
+        assert_eq!(payment.record(&saga).as_deref(), Some(record));
+        assert_eq!(payment.refund(&saga, "abandoned").await, after, "{record}");
+    }
+}

@@ -132,3 +132,22 @@ async fn sagas_of_other_attempts_and_incarnations_are_other_sagas() {
     assert_eq!((stock.pieces("a"), stock.records().len()), (Some(0), 3));
     stock.assert_books_balance();
 }
+
+#[tokio::test]
+async fn what_a_later_version_has_added_to_a_record_or_an_item_is_left_alone() {
+    for (record, again) in [
+        ("reserved a:2,b:5 later=1 more=x:y", Outcome::Reserved),
+        ("failed a:2,b:5 out_of_stock:a later=1", failed("out_of_stock:a")),
+    ] {
+        let mut stock = Stock::with_items(&[("a", 5), ("b", 5)]).await;
+        stock.db.console.ask(&["HSET", "item:a", "later", "1"]);
+        let saga = saga("5.k.0", "a:2,b:5");
+        assert_eq!(stock.reserve(&saga).await, Outcome::Reserved);
+        let bucket = stock.db.console.keys("outcomes:").remove(0);
+        stock.db.console.ask(&["HSET", &bucket, "5.k.0", record]);
+        assert_eq!(stock.reserve(&saga).await, again, "{record}");
+        assert_eq!(stock.abandon(&saga).await, again, "{record}");
+        assert_eq!(stock.record(&saga).as_deref(), Some(record));
+        assert_eq!(stock.db.console.text(&["HGET", "item:a", "later"]).as_deref(), Some("1"));
+    }
+}

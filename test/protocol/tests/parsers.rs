@@ -126,7 +126,7 @@ proptest! {
         if let Ok(add) = add {
             // Whatever it costs, there is a call for it.
             for price in [None, Some(Amount::ZERO), Amount::try_from(MAX).ok()] {
-                prop_assert_eq!(&add.call(&Operation::internal("x".to_owned()), price).words()[1], "order_add_item");
+                prop_assert_eq!(&add.call(&Operation::internal("x".to_owned()), price).words()[1], &order::effect::LIBRARY.versioned("order_add_item").to_string());
             }
         }
         prop_assert!(BatchInit::parse(&(a, b, c, d)).map_or_else(|problem| refused(problem.code), |_| true));
