@@ -28,7 +28,6 @@ enum Command {
     Topology(topology::Args),
     Functions(functions::Args),
     Healthcheck(healthcheck::Args),
-    Functions(functions::Args),
 }
 
 fn main() -> ExitCode {
@@ -69,7 +68,6 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Command::Topology(args) => topology::run(&args).await.map(|()| ExitCode::SUCCESS),
             Command::Functions(args) => functions::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Healthcheck(args) => healthcheck::run(&args).map(|()| ExitCode::SUCCESS),
-            Command::Functions(args) => functions::run(args).await.map(|()| ExitCode::SUCCESS),
         }
     })
 }
