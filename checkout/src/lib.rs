@@ -13,7 +13,8 @@
 //! 6. [`chaos`] puts open-loop load and faults on a platform of its own, and [`checker`] judges the history of it;
 //! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server;
 //! 8. [`audit`] reads the databases and the stream, here or anywhere, and says what does not agree;
-//! 9. [`auditor`] follows the stream all the time, and says what can never be.
+//! 9. [`links`] is the network between the processes, where it is to be hurt;
+//! 10. [`auditor`] follows the stream all the time, and says what can never be.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
 //! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do, and [`audit`], which reads
@@ -31,6 +32,7 @@ pub mod folder;
 pub mod gateway;
 pub mod http_client;
 pub mod limits;
+pub mod links;
 mod own;
 pub mod procs;
 pub mod say;

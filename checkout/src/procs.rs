@@ -1,5 +1,6 @@
 //! What Linux tells about a process in `/proc`: whether it lives, since when, what it has used.
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -135,21 +136,33 @@ pub fn raise_open_files() {
     }
 }
 
+/// Lets the processes that this thread starts be told by an error that a file cannot become longer, as where a disk is full, instead of being killed: the
+/// signal that the kernel sends as well, where it is a limit that forbids it, stays blocked. `checkout chaos` sets such limits.
+pub fn survive_full_disks() {
+    let mut signals = nix::sys::signal::SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGXFSZ);
+    let _ = signals.thread_block();
+}
+
 /// All processes that carry `NAME=value` in the environment they were started with and may be read by us.
 #[must_use]
 pub fn with_environment(name: &str, value: &Path) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
+    all().into_iter().filter(|pid| has_environment(*pid, name, value)).collect()
+}
+
+/// Whether a process does.
+#[must_use]
+pub fn has_environment(pid: u32, name: &str, value: &Path) -> bool {
     let wanted = format!("{name}={}", value.display());
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            std::fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
-        })
-        .collect()
+    std::fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+}
+
+/// All processes.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Whether the process `pid` itself listens on TCP port `port`: an answer from there may come from a stranger who had it first.
@@ -160,6 +173,30 @@ pub fn listens(pid: u32, port: u16) -> bool {
         .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
         .flat_map(|table| listening_inodes(&table, port))
         .collect();
+    has_any_socket(pid, &inodes)
+}
+
+/// The inode of the socket at the other end of a connection on this machine: its own address, and that to which it has connected.
+#[must_use]
+pub fn connected_socket(own: SocketAddr, to: SocketAddr) -> Option<String> {
+    let (SocketAddr::V4(own), SocketAddr::V4(to)) = (own, to) else { return None };
+    let hex = |it: SocketAddrV4| format!("{:08X}:{:04X}", u32::from_ne_bytes(it.ip().octets()), it.port());
+    let (own, to) = (hex(own), hex(to));
+    let table = std::fs::read_to_string("/proc/self/net/tcp").ok()?;
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_it = fields.next()? == own && fields.next()? == to;
+        is_it.then(|| fields.nth(6).map(str::to_owned))?
+    })
+}
+
+/// Whether a process has the socket with this inode open.
+#[must_use]
+pub fn has_socket(pid: u32, inode: &str) -> bool {
+    has_any_socket(pid, &[inode.to_owned()])
+}
+
+fn has_any_socket(pid: u32, inodes: &[String]) -> bool {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
@@ -219,6 +256,16 @@ mod tests {
         assert!(!listens(1, port));
         drop(listener);
         assert!(!listens(std::process::id(), port));
+    }
+
+    #[test]
+    fn the_owner_of_a_connection_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = connected_socket(stream.local_addr().unwrap(), stream.peer_addr().unwrap()).unwrap();
+        assert!(has_socket(std::process::id(), &socket));
+        assert!(!has_socket(1, &socket));
+        assert_eq!(connected_socket(listener.local_addr().unwrap(), "127.0.0.1:1".parse().unwrap()), None);
     }
 
     #[test]
