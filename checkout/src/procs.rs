@@ -1,6 +1,7 @@
 //! What Linux tells about a process in `/proc`: whether it lives, since when, what it has used.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -147,22 +148,18 @@ pub fn survive_full_disks() {
 /// All processes that carry `NAME=value` in the environment they were started with and may be read by us.
 #[must_use]
 pub fn with_environment(name: &str, value: &Path) -> Vec<u32> {
-    all().into_iter().filter(|pid| has_environment(*pid, name, value)).collect()
-}
-
-/// Whether a process does.
-#[must_use]
-pub fn has_environment(pid: u32, name: &str, value: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let wanted = format!("{name}={}", value.display());
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
-}
-
-/// All processes.
-#[must_use]
-pub fn all() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+        })
+        .collect()
 }
 
 /// Whether the process `pid` itself listens on TCP port `port`: an answer from there may come from a stranger who had it first.
@@ -173,36 +170,33 @@ pub fn listens(pid: u32, port: u16) -> bool {
         .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
         .flat_map(|table| listening_inodes(&table, port))
         .collect();
-    has_any_socket(pid, &inodes)
+    sockets(pid).any(|socket| inodes.contains(&socket))
 }
 
-/// The inode of the socket at the other end of a connection on this machine: its own address, and that to which it has connected.
+/// The sockets of this machine that are connected by IPv4: own address and the other's, and the inode.
 #[must_use]
-pub fn connected_socket(own: SocketAddr, to: SocketAddr) -> Option<String> {
-    let (SocketAddr::V4(own), SocketAddr::V4(to)) = (own, to) else { return None };
-    let hex = |it: SocketAddrV4| format!("{:08X}:{:04X}", u32::from_ne_bytes(it.ip().octets()), it.port());
-    let (own, to) = (hex(own), hex(to));
-    let table = std::fs::read_to_string("/proc/self/net/tcp").ok()?;
-    table.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let is_it = fields.next()? == own && fields.next()? == to;
-        is_it.then(|| fields.nth(6).map(str::to_owned))?
-    })
-}
-
-/// Whether a process has the socket with this inode open.
-#[must_use]
-pub fn has_socket(pid: u32, inode: &str) -> bool {
-    has_any_socket(pid, &[inode.to_owned()])
-}
-
-fn has_any_socket(pid: u32, inodes: &[String]) -> bool {
-    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
+pub fn connected_sockets() -> HashMap<(SocketAddr, SocketAddr), String> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        Some(((address(fields.get(1)?)?, address(fields.get(2)?)?), (*fields.get(9)?).to_owned()))
     };
-    files.flatten().any(|file| {
-        std::fs::read_link(file.path())
-            .is_ok_and(|target| inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str()))
+    table.lines().filter_map(socket).collect()
+}
+
+/// An address as it stands in `/proc/net/tcp`: the number that is in memory, and the port, in hexadecimal.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
+    Some(SocketAddr::from((ip, u16::from_str_radix(port, 16).ok()?)))
+}
+
+/// The inodes of all sockets that a process has open and we may see.
+pub fn sockets(pid: u32) -> impl Iterator<Item = String> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| {
+        let target = std::fs::read_link(file.path()).ok()?;
+        Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
     })
 }
 
@@ -262,10 +256,10 @@ mod tests {
     fn the_owner_of_a_connection_is_known() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = connected_socket(stream.local_addr().unwrap(), stream.peer_addr().unwrap()).unwrap();
-        assert!(has_socket(std::process::id(), &socket));
-        assert!(!has_socket(1, &socket));
-        assert_eq!(connected_socket(listener.local_addr().unwrap(), "127.0.0.1:1".parse().unwrap()), None);
+        let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        let socket = connected_sockets().remove(&ends).unwrap();
+        assert!(sockets(std::process::id()).any(|it| it == socket));
+        assert!(!sockets(1).any(|it| it == socket));
     }
 
     #[test]

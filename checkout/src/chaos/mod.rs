@@ -148,7 +148,8 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("checkout-chaos-{}", std::process::id())));
     let folder = Folder::create(Some(root))?;
-    let shape = ShapeArgs { links: args.shape.links || kinds.iter().any(|kind| kind.needs_links()), ..args.shape.clone() };
+    let shape =
+        ShapeArgs { links: args.shape.links || kinds.iter().any(|kind| kind.needs_links()), ..args.shape.clone() };
     let recorder = Arc::new(Recorder::begin(&folder.root().join("history.jsonl"))?);
     let flags = format!("{args:?}");
     recorder.write(&Line::Run { seed, flags });

@@ -100,7 +100,9 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
     );
     let unseen = happened.iter().filter(|it| it.outcome.had_effect && answers.recovery_us(it).is_none()).count();
     if unseen > 0 {
-        say::out(&format!("{unseen} faults whose recovery was not seen: no checkout came after them, or sagas stayed open"));
+        say::out(&format!(
+            "{unseen} faults whose recovery was not seen: no checkout came after them, or sagas stayed open"
+        ));
     }
     let overlapping = happened
         .iter()

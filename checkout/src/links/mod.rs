@@ -3,7 +3,7 @@
 //!
 //! Each server has a *front*: an address at which the others are told that it is, also by the servers themselves (`replica-announce-port`,
 //! `sentinel announce-port`, `client_advertise`, `cluster_advertise`). So there is one front for all who connect to a server; who it is that connects is seen
-//! from the owner of the other socket ([`crate::procs`]), which lets any *pair* of processes be hurt, and nobody else with it.
+//! from the owner of the other socket ([`who`]), which lets any *pair* of processes be hurt, and nobody else with it.
 //!
 //! No library: `noxious`, a Toxiproxy in Rust, has had one version, in 2021, and what it does is done to a proxy, whoever connects; it has no half-open
 //! connections, and one that it stops loses bytes in the middle when it goes on, which no network does.
@@ -14,6 +14,7 @@
 pub mod fault;
 mod order;
 mod pipe;
+mod who;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,25 +22,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::folder::{Folder, UP};
+use crate::folder::Folder;
 use crate::links::fault::Fault;
 use crate::links::pipe::{Sky, carry};
-use crate::procs;
-use crate::up::plan::MARKER;
+use crate::links::who::{Ends, Who};
 
 pub use order::Held;
 
 /// How often it is looked whether a server that was away is back, and whether its front can be had again.
 const LOOK: Duration = Duration::from_millis(20);
-/// Looks until it is written down who a process is that has connected right after its start.
-const WRITTEN_DOWN_WITHIN: u32 = 50;
-/// Processes that are remembered for each server.
-const USUAL: usize = 32;
+/// Connections that may wait for a front to accept them.
+const BACKLOG: u32 = 4096;
 
 /// All that is wrong, by the number of the order.
 type Faults = Arc<BTreeMap<u64, Fault>>;
@@ -58,8 +56,7 @@ struct Shared {
     /// Who is connected to whom.
     connected: Mutex<BTreeMap<u64, (Option<String>, String)>>,
     numbers: AtomicU64,
-    /// Who has connected to whom last: most likely who connects again.
-    usual: Mutex<BTreeMap<String, Vec<u32>>>,
+    who: Who,
 }
 
 impl Links {
@@ -73,7 +70,7 @@ impl Links {
             faults: watch::Sender::default(),
             connected: Mutex::default(),
             numbers: AtomicU64::new(0),
-            usual: Mutex::default(),
+            who: Who::new(folder),
         });
         let stop = CancellationToken::new();
         let orders = order::listen(folder)?;
@@ -87,9 +84,7 @@ impl Links {
     /// Somebody else listens there.
     pub fn front(&self, name: &str, server: SocketAddr, front: SocketAddr) -> Result<(), Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("the front of {name} at {front}: {error}"));
-        let listener = std::net::TcpListener::bind(front).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let listener = TcpListener::from_std(listener).map_err(failed)?;
+        let listener = listen(front).map_err(failed)?;
         let serving = serve(self.shared.clone(), name.to_owned(), server, front, listener);
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(serving));
         Ok(())
@@ -101,6 +96,13 @@ impl Drop for Links {
         self.stop.cancel();
         order::close(&self.shared.folder);
     }
+}
+
+fn listen(front: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(front)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts for a server as long as that is there. While it is not, nobody listens at its front either, so that who connects hears it at once.
@@ -130,7 +132,7 @@ async fn serve(shared: Arc<Shared>, name: String, server: SocketAddr, front: Soc
             tokio::time::sleep(LOOK).await;
         }
         listener = loop {
-            match TcpListener::bind(front).await {
+            match listen(front) {
                 Ok(listener) => break listener,
                 Err(_) => tokio::time::sleep(LOOK).await,
             }
@@ -147,7 +149,7 @@ impl Shared {
         to: String,
         server: SocketAddr,
     ) -> Result<(), pipe::Away> {
-        let from = self.clone().who(peer, front, to.clone()).await;
+        let from = self.who.ask(Ends { from: peer, to: front }).await;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         lock(&self.connected).insert(number, (from.clone(), to.clone()));
         let carried = carry(stream, server, Sky { from, to, faults: self.faults.subscribe() }).await;
@@ -155,43 +157,13 @@ impl Shared {
         carried
     }
 
-    /// Who has connected, if it is a process of the platform.
-    async fn who(self: Arc<Self>, peer: SocketAddr, front: SocketAddr, to: String) -> Option<String> {
-        let shared = self.clone();
-        let pid = tokio::task::spawn_blocking(move || shared.owner(peer, front, &to)).await.ok()??;
-        for _ in 0..WRITTEN_DOWN_WITHIN {
-            let name = self.folder.recorded().into_iter().find(|name| self.folder.birth(name).is_some_and(|it| it.pid == pid));
-            if name.is_some() || !procs::has_environment(pid, MARKER, self.folder.root()) {
-                return name.filter(|name| name != UP);
-            }
-            // A child that was started in this moment.
-            tokio::time::sleep(LOOK).await;
-        }
-        None
-    }
-
-    /// The process at the other end of a connection.
-    fn owner(&self, peer: SocketAddr, front: SocketAddr, to: &str) -> Option<u32> {
-        let socket = procs::connected_socket(peer, front)?;
-        let usual = lock(&self.usual).get(to).cloned().unwrap_or_default();
-        let all = usual.iter().copied().chain(procs::all().into_iter().filter(|pid| !usual.contains(pid)));
-        let pid = all.into_iter().find(|pid| procs::has_socket(*pid, &socket))?;
-        let mut usual = lock(&self.usual);
-        let usual = usual.entry(to.to_owned()).or_default();
-        usual.retain(|it| *it != pid);
-        usual.insert(0, pid);
-        usual.truncate(USUAL);
-        Some(pid)
-    }
-
     /// Begins a fault: its number, and how many connections it meets now.
     fn begin(&self, fault: Fault) -> (u64, usize) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let met = {
             let connected = lock(&self.connected);
-            let is_met = |(from, to): &&(Option<String>, String)| {
-                from.as_ref().is_some_and(|from| fault.is_between(from, to))
-            };
+            let is_met =
+                |(from, to): &&(Option<String>, String)| from.as_ref().is_some_and(|from| fault.is_between(from, to));
             connected.values().filter(is_met).count()
         };
         self.faults.send_modify(|faults| {

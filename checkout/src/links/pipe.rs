@@ -71,10 +71,12 @@ pub async fn carry(mut near: TcpStream, server: SocketAddr, sky: Sky) -> Result<
     if sky.now().is_held {
         sky.until(|weather| !weather.is_held || weather.broken.is_some()).await;
     }
-    match sky.now().broken {
-        Some(Broken::Cut) => return Ok(reset(near)),
-        Some(Broken::HalfOpen { .. }) => return Ok(swallow(near, &sky).await),
-        None => {}
+    if let Some(broken) = sky.now().broken {
+        match broken {
+            Broken::Cut => reset(near),
+            Broken::HalfOpen { .. } => swallow(near, &sky).await,
+        }
+        return Ok(());
     }
     let Ok(Ok(mut far)) = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await else {
         reset(near);
@@ -116,9 +118,7 @@ fn reset(stream: TcpStream) {
 /// Takes what comes from an end whose other end is gone, until that is told.
 async fn swallow(mut stream: TcpStream, sky: &Sky) {
     let mut nowhere = vec![0; CHUNK];
-    let swallowing = async {
-        while let Ok(1..) = stream.read(&mut nowhere).await {}
-    };
+    let swallowing = async { while let Ok(1..) = stream.read(&mut nowhere).await {} };
     tokio::select! {
         () = swallowing => {}
         _ = sky.until(|weather| weather.broken.is_none()) => {}

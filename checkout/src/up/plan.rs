@@ -123,13 +123,7 @@ impl Process {
 
 /// nats-server with its configuration file.
 #[must_use]
-pub fn nats(
-    name: &str,
-    program: PathBuf,
-    config: &std::path::Path,
-    client: Door,
-    monitor: SocketAddr,
-) -> Process {
+pub fn nats(name: &str, program: PathBuf, config: &std::path::Path, client: Door, monitor: SocketAddr) -> Process {
     Process {
         name: name.to_owned(),
         group: Group::Nats,

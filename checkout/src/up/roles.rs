@@ -62,7 +62,8 @@ fn recorded_primary(sentinels: &[String], nodes: &[String], group: &str) -> Opti
     let (_, port) = told.max_by_key(|(epoch, _)| *epoch)?;
     // What the others were told, where that is not the port at which it listened.
     let told = |text: &String| {
-        let port = |directive| text.lines().find_map(|line| line.strip_prefix(directive)).map(|it| it.trim().to_owned());
+        let port =
+            |directive| text.lines().find_map(|line| line.strip_prefix(directive)).map(|it| it.trim().to_owned());
         port("replica-announce-port ").or_else(|| port("port "))
     };
     let has_port = |text: &String| told(text).as_deref() == Some(port);

@@ -6,9 +6,9 @@ use nats::topology::CHECKOUT;
 use nix::sys::signal::Signal;
 
 use crate::chaos::faults::field::Field;
-use crate::chaos::faults::{full, wire};
 use crate::chaos::faults::kind::{Act, Victim};
 use crate::chaos::faults::schedule::Planned;
+use crate::chaos::faults::{full, wire};
 use crate::links::Held;
 use crate::links::fault::{Fault, Trouble};
 use crate::service::Service;
