@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up test next test-compose test-k8s rehearse-k8s bench chaos floor simulate build lint fmt tools clean
+.PHONY: help up test next test-compose test-k8s rehearse-k8s bench chaos chaos-ci floor simulate build lint fmt tools clean
 
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
@@ -39,6 +39,10 @@ bench: tools build ## Measures checkouts on a platform of its own, in a temporar
 
 chaos: tools build ## Hurts a platform of its own under load for two minutes, and checks that nobody was told anything untrue
 	@exec target/release/checkout chaos $(ARGS)
+
+chaos-ci: tools ## The same, as CI does it: replicated, every kind of fault, three minutes, one seed
+	cargo build --workspace --bins
+	@target/debug/checkout chaos --ha --scale order=2,payment=2,stock=2 --minutes 3 --rate 8 --pause 4 --seed 11 $(ARGS)
 
 floor: tools build ## Measures what the parts of a checkout cost by themselves, and the whole as a multiple of it
 	cargo bench -p test --bench floor

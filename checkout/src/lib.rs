@@ -14,7 +14,8 @@
 //! 7. [`dead`] lists, publishes again and drops dead letters, here or at any NATS server;
 //! 8. [`audit`] reads the databases and the stream, here or anywhere, and says what does not agree;
 //! 9. [`auditor`] follows the stream all the time, and says what can never be; [`healthcheck`] asks it, in a container, whether it does;
-//! 10. [`functions`] says which versions of the services' functions their databases hold, and removes old ones.
+//! 10. [`functions`] says which versions of the services' functions their databases hold, and removes old ones;
+//! 11. [`links`] is the network between the processes, where it is to be hurt.
 //!
 //! This crate knows the other parts only by their contract (environment in, HTTP out): it links none of them, but for
 //! [`dead`], [`topology`] and [`chaos`], which speak to NATS through the `nats` crate as the services do, and [`audit`], which reads
@@ -34,6 +35,7 @@ pub mod gateway;
 pub mod healthcheck;
 pub mod http_client;
 pub mod limits;
+pub mod links;
 mod own;
 pub mod procs;
 pub mod say;

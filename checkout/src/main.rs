@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use checkout::failure::{EXIT_USAGE, Failure};
-use checkout::{audit, auditor, bench, chaos, dead, down, functions, gateway, healthcheck, say, status, topology, up};
+use checkout::{
+    audit, auditor, bench, chaos, dead, down, functions, gateway, healthcheck, procs, say, status, topology, up,
+};
 use clap::{Parser, Subcommand};
 
 /// The checkout platform on this machine: run it, look into it, load it.
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
+    if matches!(command, Command::Up(_)) {
+        // Before there are other threads, which take this over.
+        procs::survive_full_disks();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -1,5 +1,7 @@
 //! What Linux tells about a process in `/proc`: whether it lives, since when, what it has used.
 
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,14 @@ pub fn raise_open_files() {
     }
 }
 
+/// Lets the processes that this thread starts be told by an error that a file cannot become longer, as where a disk is full, instead of being killed: the
+/// signal that the kernel sends as well, where it is a limit that forbids it, stays blocked. `checkout chaos` sets such limits.
+pub fn survive_full_disks() {
+    let mut signals = nix::sys::signal::SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGXFSZ);
+    let _ = signals.thread_block();
+}
+
 /// All processes that carry `NAME=value` in the environment they were started with and may be read by us.
 #[must_use]
 pub fn with_environment(name: &str, value: &Path) -> Vec<u32> {
@@ -160,12 +170,33 @@ pub fn listens(pid: u32, port: u16) -> bool {
         .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
         .flat_map(|table| listening_inodes(&table, port))
         .collect();
-    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
+    sockets(pid).any(|socket| inodes.contains(&socket))
+}
+
+/// The sockets of this machine that are connected by IPv4: own address and the other's, and the inode.
+#[must_use]
+pub fn connected_sockets() -> HashMap<(SocketAddr, SocketAddr), String> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        Some(((address(fields.get(1)?)?, address(fields.get(2)?)?), (*fields.get(9)?).to_owned()))
     };
-    files.flatten().any(|file| {
-        std::fs::read_link(file.path())
-            .is_ok_and(|target| inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str()))
+    table.lines().filter_map(socket).collect()
+}
+
+/// An address as it stands in `/proc/net/tcp`: the number that is in memory, and the port, in hexadecimal.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
+    Some(SocketAddr::from((ip, u16::from_str_radix(port, 16).ok()?)))
+}
+
+/// The inodes of all sockets that a process has open and we may see.
+pub fn sockets(pid: u32) -> impl Iterator<Item = String> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| {
+        let target = std::fs::read_link(file.path()).ok()?;
+        Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
     })
 }
 
@@ -219,6 +250,16 @@ mod tests {
         assert!(!listens(1, port));
         drop(listener);
         assert!(!listens(std::process::id(), port));
+    }
+
+    #[test]
+    fn the_owner_of_a_connection_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        let socket = connected_sockets().remove(&ends).unwrap();
+        assert!(sockets(std::process::id()).any(|it| it == socket));
+        assert!(!sockets(1).any(|it| it == socket));
     }
 
     #[test]

@@ -14,7 +14,7 @@ cd "$root"
 say() { echo "test-compose: $*"; }
 skip() { say "not run: $*"; exit 0; }
 
-images="debian:bookworm-slim rust:1.95-bookworm gcr.io/distroless/cc-debian12 redis:7.2-bookworm nginx:1.27-bookworm nats:2.12-alpine"
+images="debian:bookworm-slim rust:1.95-bookworm gcr.io/distroless/cc-debian12 redis:7.2-bookworm nginx:1.27-bookworm nats:2.15-alpine"
 work=$(mktemp -d)
 stand_ins=$root/../shared/offline-images/build.sh
 if [ -x "$stand_ins" ]; then

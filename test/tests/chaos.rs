@@ -39,7 +39,8 @@ fn with_one_too_much(lines: &[Value]) -> String {
 #[test]
 fn a_platform_that_is_hurt_keeps_its_promises_and_a_history_that_is_changed_does_not() {
     let folder = Folder::new_temporary();
-    let words = "--minutes 0.2 --seed 1 --rate 15 --pause 2 --faults kill:service,kill:nats,kill:redis,stream --data";
+    let words =
+        "--minutes 0.2 --seed 1 --rate 15 --pause 2 --faults kill:service,kill:nats,kill:redis,stream,link,fill --data";
     let mut words: Vec<&str> = words.split(' ').collect();
     words.push(folder.path().to_str().unwrap());
     let output = chaos(&words);
@@ -50,6 +51,7 @@ fn a_platform_that_is_hurt_keeps_its_promises_and_a_history_that_is_changed_does
     let lines = fs::read_to_string(&history).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().any(|line| line["line"] == "fault"), "nothing was hurt");
+    assert!(text(&output).contains("all agrees"), "the audit was not asked: {}", text(&output));
     let checkouts = lines.iter().filter(|line| line["command"]["do"] == "checkout");
     assert!(checkouts.filter(|line| line["reply"]["status"] == 200).count() > 10, "hardly anything was bought");
 

@@ -18,6 +18,7 @@ use common::redis::survey::SurveyError;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::folder::Folder;
 use crate::say;
 
 mod balances;
@@ -39,6 +40,11 @@ const ATTEMPTS: u32 = 3;
 /// Between two looks at what seems wrong.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// For so long something must go on looking wrong, unless told otherwise.
+const SETTLE_S: u64 = 5;
+/// So many events are read at most, unless told otherwise.
+const EVENTS: u64 = 1_000_000;
+
 /// Check that the three databases agree with themselves, with each other and with the stream.
 ///
 /// Works on a running platform, also under load: what differs is read again until it agrees, or is proven to differ. Records that were
@@ -59,11 +65,11 @@ pub struct Args {
     place: Place,
 
     /// Seconds for which something must go on looking wrong before it is called so
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = SETTLE_S, value_name = "SECONDS")]
     settle: u64,
 
     /// Events that are read from the stream at most, newest first; 0 leaves it out
-    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    #[arg(long, default_value_t = EVENTS, value_name = "N")]
     events: u64,
 
     /// Never hold writes to prove a sum
@@ -90,22 +96,7 @@ struct Report {
 /// # Errors
 /// When a database or NATS cannot be read, or the arguments cannot be.
 pub async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let looked = args.place.clone().looked()?;
-    let mut attempt = 1;
-    let report = loop {
-        match audit(&args, &looked).await {
-            Ok(report) => break report,
-            Err(Trouble::Failure(failure)) => return Err(failure),
-            Err(Trouble::Survey(which, error)) if attempt == ATTEMPTS => {
-                return Err(Failure::failed(format!("{which}: {error}")));
-            }
-            Err(Trouble::Survey(which, error)) => {
-                say::err(&format!("checkout: {which}: {error}; looking again"));
-                attempt += 1;
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        }
-    };
+    let report = look(&args).await?;
     if args.json {
         say::out(&serde_json::to_string_pretty(&report).map_err(|error| Failure::failed(error.to_string()))?);
     } else {
@@ -116,6 +107,37 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         (true, false) => ExitCode::FAILURE,
         (true, true) => ExitCode::SUCCESS,
     })
+}
+
+/// Audits the platform that runs in a folder, and says what was looked at: all that differs or could not be proven, in words.
+///
+/// # Errors
+/// When a database or NATS cannot be read.
+pub async fn of_folder(folder: &Folder) -> Result<Vec<String>, Failure> {
+    let place = Place::of_folder(folder.root().to_owned());
+    let report = look(&Args { place, settle: SETTLE_S, events: EVENTS, no_hold: false, json: false }).await?;
+    print(&report);
+    let differs = report.findings.iter().map(|finding| format!("the audit says: {finding}"));
+    Ok(differs.chain(report.unproven.iter().map(|what| format!("the audit cannot prove {what}"))).collect())
+}
+
+async fn look(args: &Args) -> Result<Report, Failure> {
+    let looked = args.place.clone().looked()?;
+    let mut attempt = 1;
+    loop {
+        match audit(args, &looked).await {
+            Ok(report) => return Ok(report),
+            Err(Trouble::Failure(failure)) => return Err(failure),
+            Err(Trouble::Survey(which, error)) if attempt == ATTEMPTS => {
+                return Err(Failure::failed(format!("{which}: {error}")));
+            }
+            Err(Trouble::Survey(which, error)) => {
+                say::err(&format!("checkout: {which}: {error}; looking again"));
+                attempt += 1;
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
 }
 
 fn print(report: &Report) {

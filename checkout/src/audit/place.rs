@@ -48,6 +48,12 @@ pub struct Looked {
 }
 
 impl Place {
+    /// The platform of a folder on this machine.
+    #[must_use]
+    pub fn of_folder(root: PathBuf) -> Self {
+        Self { data: Some(root), nats: None, order: None, payment: None, stock: None }
+    }
+
     /// Finds it.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::audit;
 use crate::chaos::faults::field::Field;
 use crate::chaos::faults::hurt::WHOLE_WITHIN;
 use crate::chaos::faults::kind::{Kind, Lane};
@@ -48,9 +49,9 @@ const NEWS: Duration = Duration::from_secs(10);
 /// Load a platform, hurt it, and check that nothing is lost and everybody was told the truth.
 ///
 /// Starts a platform of its own (processes on loopback, as `checkout up` does), lets clients arrive by schedule (not by reply) who buy,
-/// repeat, compete, lack credit and lack stock, and meanwhile kills, stops, restarts and wipes what the platform consists of. Then
-/// it lets all recover, waits until every saga is closed, and checks the whole history of requests and replies against what is there at the
-/// end. Faults come one at a time in the first third of the run, and up to --overlap at once after that.
+/// repeat, compete, lack credit and lack stock, and meanwhile kills, stops, restarts and wipes what the platform consists of, fills
+/// disks, and cuts, delays and holds what its processes say to each other. Then it lets all recover, waits until every saga is closed, audits
+/// the databases, and checks the whole history of requests and replies against what is there at the end. Faults come one at a time in the first third of the run, and up to --overlap at once after that.
 ///
 /// The same seed is the same schedule of load and, lane by lane, of faults; a fault waits until its lane is whole again, so its moment
 /// depends on the machine.
@@ -90,7 +91,7 @@ pub struct Args {
     #[arg(long, default_value_t = 8.0, value_name = "SECONDS")]
     pub pause: f64,
 
-    /// Faults that may last at the same time, after the first third
+    /// Faults that may last at the same time, after the first third; 1 for one at a time
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub overlap: usize,
 
@@ -147,6 +148,8 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("checkout-chaos-{}", std::process::id())));
     let folder = Folder::create(Some(root))?;
+    let shape =
+        ShapeArgs { links: args.shape.links || kinds.iter().any(|kind| kind.needs_links()), ..args.shape.clone() };
     let recorder = Arc::new(Recorder::begin(&folder.root().join("history.jsonl"))?);
     let flags = format!("{args:?}");
     recorder.write(&Line::Run { seed, flags });
@@ -155,7 +158,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Some(_) => None,
         None => {
             let said = folder.root().join("up.out");
-            Some(OwnPlatform::start_in(folder.root().to_owned(), false, &args.shape, Some(&said)).await?)
+            Some(OwnPlatform::start_in(folder.root().to_owned(), false, &shape, Some(&said)).await?)
         }
     };
     let outcome = tokio::select! {
@@ -332,6 +335,10 @@ async fn close(
     say::out(&format!("all closed {:.1} s after that; looking at everything", began.elapsed().as_secs_f64()));
     if let Some(field) = field {
         findings.extend(closing::dead_letters(field).await);
+        match Box::pin(audit::of_folder(field.folder())).await {
+            Ok(found) => findings.extend(found),
+            Err(failure) => findings.push(format!("the audit cannot look: {failure}")),
+        }
     }
     closing::look_at_all(shopper, &exchanges).await;
     let limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +18,8 @@ pub struct Recorder {
     path: PathBuf,
     file: Mutex<BufWriter<File>>,
     counts: Mutex<BTreeMap<(&'static str, Meaning), u64>>,
+    /// When the latest checkout was asked for that has a definite answer.
+    answered_us: AtomicU64,
 }
 
 impl Recorder {
@@ -32,6 +35,7 @@ impl Recorder {
             path: path.to_owned(),
             file: Mutex::new(BufWriter::new(file)),
             counts: Mutex::default(),
+            answered_us: AtomicU64::new(0),
         })
     }
 
@@ -49,6 +53,11 @@ impl Recorder {
 
     /// Writes a line.
     pub fn write(&self, line: &Line) {
+        if let Line::Exchange(exchange) = line
+            && exchange.is_checkout_with_an_end()
+        {
+            self.answered_us.fetch_max(exchange.start_us, Ordering::Relaxed);
+        }
         if let Line::Exchange(Exchange { command, reply, .. }) = line {
             *lock(&self.counts).entry((command.name(), reply.meaning())).or_default() += 1;
         }
@@ -59,6 +68,12 @@ impl Recorder {
             // Half a line makes the whole file unreadable, so this cannot pass for a right history.
             crate::say::err(&format!("checkout: the history cannot be written: {error}"));
         }
+    }
+
+    /// Whether a checkout that was asked for after this moment has had a definite answer.
+    #[must_use]
+    pub fn has_answered_since(&self, at_us: u64) -> bool {
+        self.answered_us.load(Ordering::Relaxed) >= at_us
     }
 
     /// Everything is on its way to the disk.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::chaos::faults::Happened;
 use crate::chaos::faults::hurt::MOVED;
 use crate::checker::Verdict;
-use crate::checker::history::{Command, Exchange, Meaning};
+use crate::checker::history::{Exchange, Meaning};
 use crate::say;
 
 /// Breaches that are shown one by one; all are counted.
@@ -15,26 +15,50 @@ const AFTERMATH_US: u64 = 2_000_000;
 
 /// Times at which some client had a definite answer to a checkout, in order; from them the pauses are read.
 #[derive(Debug)]
-pub struct Answers(Vec<u64>);
+pub struct Answers {
+    ends: Vec<u64>,
+    /// When each of these checkouts was asked for, in order, and the first end of it and all later ones.
+    starts: Vec<(u64, u64)>,
+}
 
 impl Answers {
     /// Those of a history.
     #[must_use]
     pub fn of(exchanges: &[Exchange]) -> Self {
-        let is_definite = |it: &&Exchange| {
-            let meaning = it.reply.meaning();
-            matches!(it.command, Command::Checkout { .. }) && matches!(meaning, Meaning::Done | Meaning::Refused)
-        };
-        let mut times: Vec<u64> = exchanges.iter().filter(is_definite).map(|it| it.end_us).collect();
-        times.sort_unstable();
-        Self(times)
+        let with_an_end = exchanges.iter().filter(|it| it.is_checkout_with_an_end());
+        Self::at(with_an_end.map(|it| (it.start_us, it.end_us)).collect())
+    }
+
+    fn at(mut starts: Vec<(u64, u64)>) -> Self {
+        let mut ends: Vec<u64> = starts.iter().map(|(_, end)| *end).collect();
+        ends.sort_unstable();
+        starts.sort_unstable();
+        let mut first = u64::MAX;
+        for (_, end) in starts.iter_mut().rev() {
+            first = first.min(*end);
+            *end = first;
+        }
+        Self { ends, starts }
+    }
+
+    /// When a checkout that was asked for after this moment was first answered.
+    fn first_after(&self, at_us: u64) -> Option<u64> {
+        let first = self.starts.partition_point(|(start, _)| *start < at_us);
+        self.starts.get(first).map(|(_, end)| *end)
+    }
+
+    /// How long after the stores were back a new checkout was answered and every older one closed; nothing where that was not seen.
+    fn recovery_us(&self, it: &Happened) -> Option<u64> {
+        let back = it.back_us?;
+        let answered = self.first_after(back)?;
+        Some(answered.max(it.closed_us?) - back)
     }
 
     /// The longest time between two answers that touches the time between `start_us` and `end_us`.
     #[must_use]
     pub fn longest_pause_us(&self, start_us: u64, end_us: u64) -> u64 {
-        let first = self.0.partition_point(|at| *at < start_us).saturating_sub(1);
-        let touched = self.0[first.min(self.0.len())..].windows(2).take_while(|pair| pair[0] <= end_us);
+        let first = self.ends.partition_point(|at| *at < start_us).saturating_sub(1);
+        let touched = self.ends[first.min(self.ends.len())..].windows(2).take_while(|pair| pair[0] <= end_us);
         touched.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 }
@@ -49,8 +73,8 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
         kinds.entry(&it.fault).or_default().push(it);
     }
     say::out(&format!(
-        "\n{:<22}{:>6}{:>10}{:>13}{:>18}{:>16}",
-        "fault", "times", "effect", "took a place", "longest pause (s)", "whole after (s)"
+        "\n{:<26}{:>6}{:>8}{:>14}{:>19}{:>17}{:>25}",
+        "fault", "times", "effect", "took a place", "longest pause (s)", "whole after (s)", "recovered median, worst"
     ));
     let seconds = |us: u64| us as f64 / 1e6;
     for (kind, all) in &kinds {
@@ -58,11 +82,26 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
         let moved = all.iter().filter(|it| it.outcome.effect.ends_with(MOVED)).count();
         let pause = all.iter().map(|it| answers.longest_pause_us(it.start_us, it.end_us + AFTERMATH_US)).max();
         let whole = all.iter().map(|it| it.end_us - it.start_us).max();
+        let mut recovered: Vec<u64> = all.iter().filter_map(|it| answers.recovery_us(it)).collect();
+        recovered.sort_unstable();
+        let recovered = match recovered.last() {
+            Some(worst) => format!("{:.2}, {:.2}", seconds(recovered[recovered.len() / 2]), seconds(*worst)),
+            None => "-".to_owned(),
+        };
         say::out(&format!(
-            "{kind:<22}{:>6}{effect:>10}{moved:>13}{:>18.1}{:>16.1}",
+            "{kind:<26}{:>6}{effect:>8}{moved:>14}{:>19.1}{:>17.1}{recovered:>25}",
             all.len(),
             seconds(pause.unwrap_or(0)),
             seconds(whole.unwrap_or(0)),
+        ));
+    }
+    say::out(
+        "recovered: seconds from when what was hurt served again to when a new checkout was answered and every older saga was closed",
+    );
+    let unseen = happened.iter().filter(|it| it.outcome.had_effect && answers.recovery_us(it).is_none()).count();
+    if unseen > 0 {
+        say::out(&format!(
+            "{unseen} faults whose recovery was not seen: no checkout came after them, or sagas stayed open"
         ));
     }
     let overlapping = happened
@@ -138,16 +177,38 @@ pub fn verdict(verdict: &Verdict) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chaos::faults::hurt::Outcome;
+
+    #[test]
+    fn a_platform_has_recovered_when_new_checkouts_are_answered_and_old_ones_closed() {
+        let answers = Answers::at(vec![(5, 60), (50, 90), (55, 70), (200, 210)]);
+        assert_eq!(answers.first_after(50), Some(70), "the second that was asked for is answered first");
+        assert_eq!(answers.first_after(100), Some(210));
+        assert_eq!(answers.first_after(300), None);
+        let outcome = Outcome { target: String::new(), effect: String::new(), had_effect: true };
+        let happened = |back_us, closed_us| Happened {
+            fault: String::new(),
+            outcome: outcome.clone(),
+            start_us: 0,
+            end_us: 0,
+            back_us,
+            closed_us,
+        };
+        assert_eq!(answers.recovery_us(&happened(Some(50), Some(60))), Some(20));
+        assert_eq!(answers.recovery_us(&happened(Some(50), Some(80))), Some(30));
+        assert_eq!(answers.recovery_us(&happened(Some(50), None)), None);
+        assert_eq!(answers.recovery_us(&happened(Some(300), Some(310))), None);
+    }
 
     #[test]
     fn a_pause_is_the_time_between_two_answers_that_a_fault_touches() {
-        let answers = Answers(vec![10, 20, 90, 95, 200]);
+        let answers = Answers::at([10, 20, 90, 95, 200].map(|at| (at, at)).to_vec());
         assert_eq!(answers.longest_pause_us(12, 15), 10);
         assert_eq!(answers.longest_pause_us(30, 40), 70);
         assert_eq!(answers.longest_pause_us(15, 94), 70);
         assert_eq!(answers.longest_pause_us(91, 92), 5);
         assert_eq!(answers.longest_pause_us(96, 97), 105);
         assert_eq!(answers.longest_pause_us(300, 400), 0);
-        assert_eq!(Answers(Vec::new()).longest_pause_us(0, 9), 0);
+        assert_eq!(Answers::at(Vec::new()).longest_pause_us(0, 9), 0);
     }
 }

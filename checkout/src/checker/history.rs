@@ -30,6 +30,12 @@ pub enum Line {
         start_us: u64,
         /// When it was over: the process goes on, the cluster is whole again.
         end_us: u64,
+        /// When what was hurt was there again and served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_us: Option<u64>,
+        /// When every saga was closed that was open then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        closed_us: Option<u64>,
         /// What became of it.
         effect: String,
     },
@@ -69,6 +75,15 @@ pub struct Exchange {
     pub end_us: u64,
     /// The reply.
     pub reply: Reply,
+}
+
+impl Exchange {
+    /// Whether it is a checkout that was told its end, whatever that is.
+    #[must_use]
+    pub fn is_checkout_with_an_end(&self) -> bool {
+        let is_definite = matches!(self.reply.meaning(), Meaning::Done | Meaning::Refused);
+        is_definite && matches!(self.command, Command::Checkout { .. })
+    }
 }
 
 /// What a client may ask for.

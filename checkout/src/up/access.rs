@@ -3,13 +3,12 @@
 //! What each user of NATS may do stands in [`nats::access`]. At a database the service has the commands that its functions use and those of
 //! a connection, no more: it cannot empty the database, list its keys, change its configuration or look at other connections.
 
-use std::net::SocketAddr;
-
 use nats::access::{User, authorization};
 
 use crate::failure::Failure;
 use crate::secrets::Secrets;
 use crate::service::Service;
+use crate::up::door::Door;
 
 /// Reads and writes of data, as the functions make them; connections; functions. `-@dangerous` takes KEYS, FLUSHALL, CONFIG, DEBUG, MONITOR, … out of
 /// what stands before it; ROLE and INFO, which are among them, are needed. FUNCTION FLUSH and its like count as writes.
@@ -41,12 +40,14 @@ pub fn nats_users(secrets: &Secrets) -> Result<String, Failure> {
 ///
 /// # Errors
 /// The passwords cannot be drawn.
-pub fn nats_cluster(own: SocketAddr, routes: &[SocketAddr], secrets: &Secrets) -> Result<String, Failure> {
+pub fn nats_cluster(own: Door, routes: &[Door], secrets: &Secrets) -> Result<String, Failure> {
     let password = secrets.password("nats-cluster")?;
     let urls: Vec<String> =
-        routes.iter().map(|route| format!("\"nats-route://cluster:{}@{route}\"", &*password)).collect();
+        routes.iter().map(|route| format!("\"nats-route://cluster:{}@{}\"", &*password, route.told)).collect();
+    let advertised = if own.is_fronted() { format!("  advertise: \"{}\"\n", own.told) } else { String::new() };
+    let own = own.own;
     Ok(format!(
-        "cluster {{\n  name: \"checkout\"\n  listen: \"{own}\"\n  authorization {{ user: cluster, password: \"{}\" }}\n  routes: [{}]\n}}\n",
+        "cluster {{\n  name: \"checkout\"\n  listen: \"{own}\"\n{advertised}  authorization {{ user: cluster, password: \"{}\" }}\n  routes: [{}]\n}}\n",
         &*password,
         urls.join(", ")
     ))

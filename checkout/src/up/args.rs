@@ -86,6 +86,10 @@ pub struct ShapeArgs {
     #[arg(long)]
     pub auditor: bool,
 
+    /// Let every connection between two processes go through this one, where `checkout chaos` can cut, delay and hold it
+    #[arg(long)]
+    pub links: bool,
+
     /// When the databases flush to disk: always, everysec or no
     #[arg(long, default_value = "always", value_name = "POLICY", value_parser = ["always", "everysec", "no"])]
     pub appendfsync: String,
@@ -98,6 +102,7 @@ impl ShapeArgs {
         let mut words = vec![format!("--appendfsync={}", self.appendfsync)];
         words.extend(self.ha.then(|| "--ha".to_owned()));
         words.extend(self.auditor.then(|| "--auditor".to_owned()));
+        words.extend(self.links.then(|| "--links".to_owned()));
         words.extend(self.scale.iter().map(|scale| format!("--scale={scale}")));
         words.extend(self.set.iter().map(|set| format!("--set={set}")));
         words
@@ -113,6 +118,8 @@ pub struct Shape {
     pub ha: bool,
     /// Whether an auditor follows the stream.
     pub auditor: bool,
+    /// Whether connections go through [`crate::links`].
+    pub links: bool,
     /// What `--set` says, in the order given.
     pub settings: Vec<Setting>,
     /// The fsync policy of the databases.
@@ -141,7 +148,8 @@ impl Shape {
     pub fn new(args: &ShapeArgs) -> Result<Self, Failure> {
         let scale = parse_scale(&args.scale)?;
         let settings = args.set.iter().map(|text| parse_setting(text, &scale, args)).collect::<Result<_, _>>()?;
-        Ok(Self { scale, ha: args.ha, auditor: args.auditor, settings, appendfsync: args.appendfsync.clone() })
+        let ShapeArgs { ha, auditor, links, .. } = *args;
+        Ok(Self { scale, ha, auditor, links, settings, appendfsync: args.appendfsync.clone() })
     }
 
     /// What `--set` gives the process `name` of `group`.

@@ -49,7 +49,7 @@ impl Fleet {
                     say::err(&format!(
                         "checkout: {}: port {} was taken a moment ago",
                         process.name,
-                        process.address.port()
+                        process.listens.port()
                     ));
                 }
                 Err(NotReady::Refused(line)) => {

@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 
 use crate::failure::Failure;
 use crate::service::Service;
+use crate::up::door::Door;
 use crate::up::plan::{self, Probe, Process, Servers};
 use crate::up::revive::Revival;
 use crate::up::servers::{self, Replication, Watched};
@@ -17,6 +18,11 @@ use crate::up::{Start, roles};
 
 /// How many of each there are: the fewest of which one may die.
 pub const NODES: u16 = 3;
+
+/// The name of one nats-server.
+fn nats_name(number: u16) -> String {
+    format!("nats-{number}")
+}
 
 /// A service's database: the primary first, then its replicas.
 type Nodes = Vec<Process>;
@@ -48,19 +54,19 @@ impl Start<'_> {
 
     /// The cluster comes up together: none of its servers is ready before two are there.
     async fn nats_cluster(&self) -> Result<Vec<(Process, SocketAddr)>, Failure> {
-        let routes = (0..NODES).map(|_| self.ports.free()).collect::<Result<Vec<_>, _>>()?;
+        let routes = (1..=NODES).map(|number| self.door(&nats_name(number))).collect::<Result<Vec<_>, _>>()?;
         try_join_all((1..=NODES).map(|number| self.nats_server(number, &routes))).await
     }
 
     /// One nats-server, with the address of its pages. `routes` are the addresses of all servers to each other; none where there is only
     /// one.
-    pub async fn nats_server(&self, number: u16, routes: &[SocketAddr]) -> Result<(Process, SocketAddr), Failure> {
-        let name = format!("nats-{number}");
+    pub async fn nats_server(&self, number: u16, routes: &[Door]) -> Result<(Process, SocketAddr), Failure> {
+        let name = nats_name(number);
         let monitor = Cell::new(None);
         let process = self
             .fleet
             .start(|| {
-                let client = self.nats_port(number)?;
+                let client = self.door_at(&name, self.nats_port(number)?)?;
                 let pages = self.ports.free()?;
                 monitor.set(Some(pages));
                 let config = servers::configure_nats(self.folder, &name, client, pages, number, routes, &self.secrets)?;
@@ -69,7 +75,7 @@ impl Start<'_> {
                 Ok(process)
             })
             .await?;
-        let pages = monitor.get().unwrap_or(process.address);
+        let pages = monitor.get().unwrap_or(process.listens);
         Ok((process, pages))
     }
 
@@ -86,7 +92,7 @@ impl Start<'_> {
         let (group, name) = (roles::group(service), roles::node(service, number));
         self.fleet
             .start(|| {
-                let address = self.ports.free()?;
+                let door = self.door(&name)?;
                 let of_group = self.shape.settings_of("redis", &group);
                 let own = self.shape.settings_of(&name, &name);
                 let replication = Replication::Node { replica_of };
@@ -94,11 +100,11 @@ impl Start<'_> {
                 let extra = of_group.chain(own);
                 let (folder, secrets) = (self.folder, &self.secrets);
                 let config =
-                    servers::configure_redis(folder, service, &name, address, policy, replication, secrets, extra)?;
+                    servers::configure_redis(folder, service, &name, door, policy, replication, secrets, extra)?;
                 let login = self.secrets.redis_admin()?;
                 let program = self.programs.redis.program.clone();
-                let mut process = plan::redis(&name, program, &config, address, login.clone());
-                process.probe = Probe::Node(address, login);
+                let mut process = plan::redis(&name, program, &config, door, login.clone());
+                process.probe = Probe::Node(door.told, login);
                 process.revival = Some(Revival::node(service, &config)?);
                 Ok(process)
             })
@@ -120,11 +126,11 @@ impl Start<'_> {
             let name = format!("sentinel-{number}");
             self.fleet
                 .start(|| {
-                    let address = self.ports.free()?;
-                    let config = servers::configure_sentinel(self.folder, &name, address, watched, &self.secrets)?;
+                    let door = self.door(&name)?;
+                    let config = servers::configure_sentinel(self.folder, &name, door, watched, &self.secrets)?;
                     let groups = watched.iter().map(|it| it.group.clone()).collect();
                     let login = self.secrets.sentinel()?;
-                    Ok(plan::sentinel(&name, self.programs.redis.program.clone(), &config, address, login, groups))
+                    Ok(plan::sentinel(&name, self.programs.redis.program.clone(), &config, door, login, groups))
                 })
                 .await
         });

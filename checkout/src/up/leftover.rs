@@ -149,11 +149,11 @@ mod tests {
         let folder = folder("unrecorded");
         let address = crate::up::ports::Ports::new().free().unwrap();
         let secrets = Secrets::of(&folder);
+        let door = crate::up::door::Door { own: address, told: address };
         let (service, none) = (Service::Order, servers::Replication::None);
         let name = "redis-order";
         let config =
-            servers::configure_redis(&folder, service, name, address, "no", none, &secrets, std::iter::empty())
-                .unwrap();
+            servers::configure_redis(&folder, service, name, door, "no", none, &secrets, std::iter::empty()).unwrap();
         let probe = Probe::Redis(address, secrets.redis_admin().unwrap());
         let program = servers::find_redis().unwrap().program;
         let mut redis = Command::new(program)

@@ -3,6 +3,7 @@
 pub mod access;
 mod args;
 mod backoff;
+mod door;
 mod fleet;
 mod ha;
 pub mod leftover;
@@ -27,6 +28,7 @@ use crate::failure::Failure;
 use crate::folder::{Folder, Platform, UP};
 use crate::functions;
 use crate::limits::{DRAIN, SERVERS_STOP};
+use crate::links::Links;
 use crate::procs;
 use crate::say;
 use crate::secrets::Secrets;
@@ -83,6 +85,7 @@ async fn live(
         fleet: &fleet,
         ports: Ports::new(),
         secrets: Secrets::of(folder),
+        links: shape.links.then(|| Links::new(folder)).transpose()?,
         keeping: CancellationToken::new(),
     };
     let _keeping = start.keeping.clone().drop_guard();
@@ -190,6 +193,8 @@ struct Start<'a> {
     fleet: &'a Fleet,
     ports: Ports,
     secrets: Secrets,
+    /// Through which all connections go, where they can be hurt.
+    links: Option<Links>,
     /// Ends the keeping of the topology.
     keeping: CancellationToken,
 }
@@ -304,19 +309,19 @@ impl Start<'_> {
         let name = format!("redis-{service}");
         self.fleet
             .start(|| {
-                let address = self.ports.free()?;
+                let door = self.door(&name)?;
                 let config = servers::configure_redis(
                     self.folder,
                     service,
                     &name,
-                    address,
+                    door,
                     &self.shape.appendfsync,
                     Replication::None,
                     &self.secrets,
                     self.shape.settings_of("redis", &name),
                 )?;
                 let login = self.secrets.redis_admin()?;
-                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, address, login))
+                Ok(plan::redis(&name, self.programs.redis.program.clone(), &config, door, login))
             })
             .await
     }
@@ -338,9 +343,9 @@ impl Start<'_> {
         let process = self
             .fleet
             .start(|| {
-                let address = self.ports.free()?;
+                let door = self.door(&format!("{service}-{number}"))?;
                 let secrets = access::of_instance(service, self.shape.ha, &self.secrets)?;
-                Ok(plan::instance(service, number, program.clone(), address, servers, secrets, self.shape))
+                Ok(plan::instance(service, number, program.clone(), door, servers, secrets, self.shape))
             })
             .await?;
         Ok((service, process))

@@ -9,6 +9,7 @@ use common::secret::Login;
 
 use crate::service::Service;
 use crate::up::args::Shape;
+use crate::up::door::Door;
 use crate::up::revive::Revival;
 
 /// Every child carries this with the data folder as value, so that one that was started in the instant before its parent was killed,
@@ -87,8 +88,10 @@ pub struct Process {
     pub args: Vec<String>,
     /// What is added to our own environment.
     pub env: Vec<(String, String)>,
-    /// Where it listens.
+    /// Where the others are told that it is.
     pub address: SocketAddr,
+    /// Where it listens.
+    pub listens: SocketAddr,
     /// How its readiness is seen.
     pub probe: Probe,
     /// What has to be seen to when it is started again after its death.
@@ -120,20 +123,15 @@ impl Process {
 
 /// nats-server with its configuration file.
 #[must_use]
-pub fn nats(
-    name: &str,
-    program: PathBuf,
-    config: &std::path::Path,
-    client: SocketAddr,
-    monitor: SocketAddr,
-) -> Process {
+pub fn nats(name: &str, program: PathBuf, config: &std::path::Path, client: Door, monitor: SocketAddr) -> Process {
     Process {
         name: name.to_owned(),
         group: Group::Nats,
         program,
         args: vec!["--config".to_owned(), config.display().to_string()],
         env: Vec::new(),
-        address: client,
+        address: client.told,
+        listens: client.own,
         probe: Probe::Http(monitor, "/healthz"),
         revival: None,
     }
@@ -141,15 +139,16 @@ pub fn nats(
 
 /// redis-server with its configuration file.
 #[must_use]
-pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, address: SocketAddr, login: Login) -> Process {
+pub fn redis(name: &str, program: PathBuf, config: &std::path::Path, door: Door, login: Login) -> Process {
     Process {
         name: name.to_owned(),
         group: Group::Redis,
         program,
         args: vec![config.display().to_string()],
         env: Vec::new(),
-        address,
-        probe: Probe::Redis(address, login),
+        address: door.told,
+        listens: door.own,
+        probe: Probe::Redis(door.told, login),
         revival: None,
     }
 }
@@ -160,7 +159,7 @@ pub fn sentinel(
     name: &str,
     program: PathBuf,
     config: &std::path::Path,
-    address: SocketAddr,
+    door: Door,
     login: Login,
     groups: Vec<String>,
 ) -> Process {
@@ -170,8 +169,9 @@ pub fn sentinel(
         program,
         args: vec![config.display().to_string(), "--sentinel".to_owned()],
         env: Vec::new(),
-        address,
-        probe: Probe::Sentinel(address, login, groups),
+        address: door.told,
+        listens: door.own,
+        probe: Probe::Sentinel(door.told, login, groups),
         revival: Some(Revival::Sentinel),
     }
 }
@@ -193,14 +193,14 @@ pub fn instance(
     service: Service,
     number: u16,
     program: PathBuf,
-    address: SocketAddr,
+    door: Door,
     servers: &Servers,
     secrets: Vec<(String, String)>,
     shape: &Shape,
 ) -> Process {
     let name = format!("{service}-{number}");
     let mut env = vec![
-        ("LISTEN".to_owned(), address.to_string()),
+        ("LISTEN".to_owned(), door.own.to_string()),
         ("INSTANCE".to_owned(), name.clone()),
         ("NATS_URL".to_owned(), servers.nats.clone()),
         ("REDIS_URL".to_owned(), servers.redis.get(&service).cloned().unwrap_or_default()),
@@ -214,8 +214,9 @@ pub fn instance(
         program,
         args: Vec::new(),
         env,
-        address,
-        probe: Probe::Http(address, "/health/ready"),
+        address: door.told,
+        listens: door.own,
+        probe: Probe::Http(door.told, "/health/ready"),
         revival: None,
         name,
     }
@@ -247,6 +248,7 @@ pub fn gateway(
         args,
         env: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         address: reached,
+        listens: reached,
         probe: Probe::Http(reached, "/health/ready"),
         revival: None,
     }
@@ -270,6 +272,7 @@ pub fn auditor(
         args: vec!["auditor".to_owned(), format!("--listen={address}"), format!("--nats={nats}")],
         env,
         address,
+        listens: address,
         probe: Probe::Http(address, "/health/ready"),
         revival: None,
     }

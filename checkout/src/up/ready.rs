@@ -167,7 +167,7 @@ pub async fn wait(
 }
 
 fn owns_its_port(process: &Process, folder: &Folder) -> bool {
-    folder.birth(&process.name).is_some_and(|birth| procs::listens(birth.pid, process.address.port()))
+    folder.birth(&process.name).is_some_and(|birth| procs::listens(birth.pid, process.listens.port()))
 }
 
 fn pause(deadline: Instant) -> Duration {

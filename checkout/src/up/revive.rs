@@ -19,6 +19,7 @@ use crate::limits::REVIVAL_POLL;
 use crate::say;
 use crate::secrets::Secrets;
 use crate::service::Service;
+use crate::up::door::Door;
 use crate::up::plan::{Probe, Process};
 use crate::up::ready::{self, Role};
 use crate::up::servers::Watched;
@@ -128,7 +129,8 @@ async fn restore_sentinel(process: &Process, folder: &Folder) -> Result<(), Fail
         let replicas = nodes.filter_map(|it| address_of(&it.url)).filter(|it| *it != primary).collect();
         groups.push(Watched { group, primary, replicas });
     }
-    servers::configure_sentinel(folder, &process.name, process.address, &groups, &Secrets::of(folder))?;
+    let door = Door { own: process.listens, told: process.address };
+    servers::configure_sentinel(folder, &process.name, door, &groups, &Secrets::of(folder))?;
     Ok(())
 }
 

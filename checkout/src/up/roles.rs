@@ -60,7 +60,13 @@ fn recorded_primary(sentinels: &[String], nodes: &[String], group: &str) -> Opti
         Some((epoch.unwrap_or(0), *monitor.get(4)?))
     });
     let (_, port) = told.max_by_key(|(epoch, _)| *epoch)?;
-    let has_port = |text: &String| text.lines().any(|line| line.strip_prefix("port ").map(str::trim) == Some(port));
+    // What the others were told, where that is not the port at which it listened.
+    let told = |text: &String| {
+        let port =
+            |directive| text.lines().find_map(|line| line.strip_prefix(directive)).map(|it| it.trim().to_owned());
+        port("replica-announce-port ").or_else(|| port("port "))
+    };
+    let has_port = |text: &String| told(text).as_deref() == Some(port);
     let index = nodes.iter().position(has_port)?;
     u16::try_from(index + 1).ok()
 }
@@ -94,6 +100,13 @@ mod tests {
         assert_eq!(primary(&[sentinel(22, 0), String::new()]), Some(2));
         assert_eq!(primary(&[sentinel(77, 5)]), None, "no node had this port");
         assert_eq!(primary(&[]), None);
+    }
+
+    #[test]
+    fn a_node_is_known_by_the_port_that_the_others_were_told() {
+        let nodes = ["port 23\nreplica-announce-port 21\n", "port 21\nreplica-announce-port 22\n"].map(str::to_owned);
+        assert_eq!(recorded_primary(&[sentinel(21, 1)], &nodes, "redis-order"), Some(1));
+        assert_eq!(recorded_primary(&[sentinel(23, 1)], &nodes, "redis-order"), None);
     }
 
     #[test]

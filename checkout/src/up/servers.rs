@@ -10,6 +10,7 @@ use crate::folder::Folder;
 use crate::secrets::{Secrets, make_private_folder, write_private};
 use crate::service::Service;
 use crate::up::access;
+use crate::up::door::Door;
 
 /// A server program we did not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,17 +136,17 @@ fn ask(program: &Path) -> Result<Server, String> {
 pub fn configure_nats(
     folder: &Folder,
     name: &str,
-    client: SocketAddr,
+    client: Door,
     monitor: SocketAddr,
     number: u16,
-    routes: &[SocketAddr],
+    routes: &[Door],
     secrets: &Secrets,
 ) -> Result<PathBuf, Failure> {
     let home = folder.root().join(name);
     let mut text = format!(
         "# Written by `checkout up` at every start; changes here are lost.\n\
          server_name: \"checkout-{name}\"\n\
-         listen: \"{client}\"\n\
+         listen: \"{}\"\n\
          http: \"{monitor}\"\n\
          max_payload: 1MB\n\
          jetstream {{\n\
@@ -154,8 +155,12 @@ pub fn configure_nats(
          \x20 # The streams have limits of their own; this one must only not be in their way.\n\
          \x20 max_file_store: 1TB\n\
          }}\n",
+        client.own,
         quoted(&home)
     );
+    if client.is_fronted() {
+        text.push_str(&format!("client_advertise: \"{}\"\n", client.told));
+    }
     text.push_str(&access::nats_users(secrets)?);
     if let Some(own) = usize::from(number).checked_sub(1).and_then(|index| routes.get(index)) {
         text.push_str(&access::nats_cluster(*own, routes, secrets)?);
@@ -222,7 +227,7 @@ pub struct Watched {
 pub fn configure_sentinel(
     folder: &Folder,
     name: &str,
-    address: SocketAddr,
+    door: Door,
     groups: &[Watched],
     secrets: &Secrets,
 ) -> Result<PathBuf, Failure> {
@@ -230,10 +235,14 @@ pub fn configure_sentinel(
     let mut text = format!(
         "# Written by `checkout up` at every start, and then by the sentinel itself.\n\
          bind {}\nport {}\nprotected-mode yes\ndaemonize no\nset-proc-title no\ndir {}\n",
-        address.ip(),
-        address.port(),
+        door.own.ip(),
+        door.own.port(),
         quoted(&home),
     );
+    if door.is_fronted() {
+        let told = door.told;
+        text.push_str(&format!("sentinel announce-ip {}\nsentinel announce-port {}\n", told.ip(), told.port()));
+    }
     text.push_str(&access::sentinel_users(secrets)?);
     for Watched { group, primary, replicas } in groups {
         text.push_str(&format!(
@@ -261,7 +270,7 @@ pub fn configure_redis<'a>(
     folder: &Folder,
     service: Service,
     name: &str,
-    address: SocketAddr,
+    door: Door,
     appendfsync: &str,
     replication: Replication,
     secrets: &Secrets,
@@ -286,10 +295,14 @@ pub fn configure_redis<'a>(
          maxmemory-policy noeviction\n\
          # Large deletions are freed in the background, not in front of the queue of writes.\n\
          lazyfree-lazy-expire yes\nlazyfree-lazy-server-del yes\nlazyfree-lazy-user-del yes\nlazyfree-lazy-user-flush yes\n",
-        address.ip(),
-        address.port(),
+        door.own.ip(),
+        door.own.port(),
         quoted(&home),
     );
+    if door.is_fronted() {
+        let told = door.told;
+        text.push_str(&format!("replica-announce-ip {}\nreplica-announce-port {}\n", told.ip(), told.port()));
+    }
     text.push_str(&replication.directives());
     text.push_str(&access::redis_users(service, secrets)?);
     for (directive, value) in extra {

@@ -154,6 +154,14 @@ impl Survey {
         Ok(redis::cmd("SMEMBERS").arg(set).query_async(&mut self.connection).await?)
     }
 
+    /// All members of a sorted set, which is expected to be small.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn ranked(&mut self, sorted_set: &str) -> Result<Vec<String>, SurveyError> {
+        Ok(redis::cmd("ZRANGE").arg(sorted_set).arg(0).arg(-1).query_async(&mut self.connection).await?)
+    }
+
     /// All fields of a small hash, and the sizes of sorted sets, at one instant.
     ///
     /// # Errors

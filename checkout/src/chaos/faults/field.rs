@@ -139,6 +139,37 @@ impl Field {
         }
     }
 
+    /// Whether a lane does its work again, be it not whole yet.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub async fn serves(&self, lane: Lane) -> Result<(), String> {
+        match lane {
+            Lane::Redis(service) if self.platform.ha => {
+                let primary = self.primary(service).await.ok_or_else(|| format!("redis-{service} has no primary"))?;
+                match self.role(&primary).await? {
+                    Role::Primary => Ok(()),
+                    role => Err(format!("{primary} is a {role}")),
+                }
+            }
+            // Two of three choose.
+            Lane::Sentinels => Ok(()),
+            Lane::Nats if self.platform.ha => match self.leader().await {
+                None => Err("the stream has no leader".to_owned()),
+                Some(_) => Ok(()),
+            },
+            other => self.is_whole(other).await,
+        }
+    }
+
+    /// What a node of a database is now.
+    async fn role(&self, name: &str) -> Result<Role, String> {
+        let address =
+            self.process(name).and_then(|it| address_of(&it.url)).ok_or_else(|| format!("there is no {name}"))?;
+        let login = Secrets::of(&self.folder).redis_admin().map_err(|failure| failure.to_string())?;
+        ready::role(address, &login).await
+    }
+
     /// Whether everything in a lane is as it was at the beginning, so that it bears the next fault.
     async fn is_whole(&self, lane: Lane) -> Result<(), String> {
         match lane {
@@ -182,10 +213,8 @@ impl Field {
         let group = format!("redis-{service}");
         let primary = self.primary(service).await.ok_or_else(|| format!("{group} has no primary"))?;
         for name in self.names(&format!("{group}-")) {
-            let address = self.process(&name).and_then(|it| address_of(&it.url)).ok_or("no address")?;
-            let login = Secrets::of(&self.folder).redis_admin().map_err(|failure| failure.to_string())?;
             let wanted = if name == primary { Role::Primary } else { Role::Replica };
-            let role = ready::role(address, &login).await?;
+            let role = self.role(&name).await?;
             if role != wanted {
                 return Err(format!("{name} is a {role} and should be a {wanted}"));
             }

@@ -8,6 +8,9 @@ use nix::sys::signal::Signal;
 use crate::chaos::faults::field::Field;
 use crate::chaos::faults::kind::{Act, Victim};
 use crate::chaos::faults::schedule::Planned;
+use crate::chaos::faults::{full, wire};
+use crate::links::Held;
+use crate::links::fault::{Fault, Trouble};
 use crate::service::Service;
 
 /// Everything that was hurt must be whole again in this time, or the run is not clean. Far more than anything takes on an idle machine.
@@ -29,18 +32,21 @@ pub struct Outcome {
     pub had_effect: bool,
 }
 
-fn outcome(target: &str, effect: impl Into<String>) -> Outcome {
+pub(super) fn outcome(target: &str, effect: impl Into<String>) -> Outcome {
     Outcome { target: target.to_owned(), effect: effect.into(), had_effect: true }
 }
 
 /// A fault that could not be carried out; not the platform's error.
-fn nothing(target: &str, why: impl Into<String>) -> Outcome {
+pub(super) fn nothing(target: &str, why: impl Into<String>) -> Outcome {
     Outcome { target: target.to_owned(), effect: why.into(), had_effect: false }
 }
 
 /// Carries a fault out. What it stopped goes on when this returns.
 pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
     let Planned { kind, pick, lasts, .. } = *planned;
+    if let Victim::Link(link) = kind.victim {
+        return wire::hurt(field, link, planned).await;
+    }
     let before = standing(field, kind.victim).await;
     let target = match target(field, kind.victim, pick, before.as_deref()).await {
         Some(target) => target,
@@ -52,10 +58,12 @@ pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
         Act::Wipe => wipe(field, &target).await,
         Act::Pause => pause(field, &target, lasts).await,
         Act::Failover => fail_over(field, kind.victim, pick).await,
+        Act::Lag => lag(field, kind.victim, &target, planned).await,
+        Act::Fill => full::fill(field, &target, planned).await,
         Act::Purge => with_patience(field.broker().purge(CHECKOUT)).await.map(|count| format!("{count} messages gone")),
         Act::Delete => with_patience(field.broker().delete(CHECKOUT)).await.map(|()| "gone".to_owned()),
         Act::Roll => roll(field).await,
-        Act::Command => Err("not here".to_owned()),
+        Act::Command | Act::Cut | Act::Delay | Act::Hold | Act::HalfOpen => Err("not here".to_owned()),
     };
     match done {
         Err(why) => nothing(&target, why),
@@ -68,7 +76,7 @@ pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
 }
 
 /// Who is in the place that the victim has by its role.
-async fn standing(field: &Field, victim: Victim) -> Option<String> {
+pub(super) async fn standing(field: &Field, victim: Victim) -> Option<String> {
     match victim {
         Victim::Primary(service) => field.primary(service).await,
         Victim::Leader => field.leader().await,
@@ -91,6 +99,7 @@ async fn target(field: &Field, victim: Victim, pick: usize, standing: Option<&st
         Victim::Sentinel => one_of(field.names("sentinel-")),
         Victim::Nats => one_of(field.names("nats-")),
         Victim::Stream => Some(CHECKOUT.to_owned()),
+        Victim::Link(_) => None,
         Victim::Platform => Some("all".to_owned()),
     }
 }
@@ -113,7 +122,7 @@ async fn end(field: &Field, name: &str, signal: Signal) -> Result<String, String
 }
 
 /// Waits until a process runs with another pid and does its work.
-async fn came_back(field: &Field, name: &str, before: u32) -> Result<Duration, String> {
+pub(super) async fn came_back(field: &Field, name: &str, before: u32) -> Result<Duration, String> {
     let began = Instant::now();
     loop {
         if field.pid(name).is_some_and(|pid| pid != before) && field.is_ready(name).await.is_ok() {
@@ -139,15 +148,52 @@ async fn pause(field: &Field, name: &str, lasts: Duration) -> Result<String, Str
 }
 
 /// Kills a process and takes its disk, in the instant before anybody could start it again.
-async fn wipe(field: &Field, name: &str) -> Result<String, String> {
+fn lose(field: &Field, name: &str) -> Result<(), String> {
     let pid = field.pid(name).ok_or("it does not run")?;
     if !field.signal(name, pid, Signal::SIGSTOP) {
         return Err("it does not run any more".to_owned());
     }
     let gone = std::fs::remove_dir_all(field.folder().root().join(name));
     field.signal(name, pid, Signal::SIGKILL);
-    gone.map_err(|error| format!("its disk stays: {error}"))?;
+    gone.map_err(|error| format!("its disk stays: {error}"))
+}
+
+/// That, and waits until it is back.
+async fn wipe(field: &Field, name: &str) -> Result<String, String> {
+    let pid = field.pid(name).ok_or("it does not run")?;
+    lose(field, name)?;
     Ok(format!("back without its disk after {:.1} s", came_back(field, name, pid).await?.as_secs_f64()))
+}
+
+/// Holds one replica back while the others go on, by standing still or by its link alone; then the primary is killed and loses its disk, so that one
+/// of the two must take its place; and some time later the one that was behind is there again.
+async fn lag(field: &Field, victim: Victim, primary: &str, planned: &Planned) -> Result<String, String> {
+    let Victim::Primary(service) = victim else { return Err("only a primary has replicas".to_owned()) };
+    let others = field.names(&format!("redis-{service}-")).into_iter().filter(|name| name != primary);
+    let others: Vec<String> = others.collect();
+    let replica = others.get(planned.pick % others.len().max(1)).ok_or("there are no replicas")?.clone();
+    let stands_still = planned.dose.is_multiple_of(2);
+    let pid = field.pid(&replica).ok_or("its replica does not run")?;
+    let held = if stands_still {
+        field.signal(&replica, pid, Signal::SIGSTOP);
+        None
+    } else {
+        let between = Fault { one: vec![replica.clone()], other: vec![primary.to_owned()], trouble: Trouble::Hold };
+        Some(Held::begin(field.folder(), &between).await?)
+    };
+    tokio::time::sleep(planned.lasts).await;
+    let (before, began) = (field.pid(primary), Instant::now());
+    let lost = lose(field, primary);
+    tokio::time::sleep(Duration::from_millis(planned.dose % 4_000)).await;
+    drop(held);
+    if stands_still {
+        field.signal(&replica, pid, Signal::SIGCONT);
+    }
+    lost?;
+    came_back(field, primary, before.unwrap_or_default()).await?;
+    let how = if stands_still { "stood still" } else { "heard nothing from it" };
+    let (held, back) = (planned.lasts.as_secs_f64(), began.elapsed().as_secs_f64());
+    Ok(format!("{replica} {how} for {held:.1} s before, back without its disk after {back:.1} s"))
 }
 
 async fn fail_over(field: &Field, victim: Victim, pick: usize) -> Result<String, String> {

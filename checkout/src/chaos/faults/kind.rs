@@ -18,6 +18,18 @@ pub enum Act {
     Wipe,
     /// Another node is made the primary by command.
     Failover,
+    /// One replica falls behind, and then the primary is killed and loses its disk.
+    Lag,
+    /// There is no room left on its disk, for a while.
+    Fill,
+    /// Connections between two are reset, and new ones too, for a while.
+    Cut,
+    /// What two say to each other comes later.
+    Delay,
+    /// What two say to each other does not come until the end, as where packets are dropped.
+    Hold,
+    /// One end of each connection is closed, and the other does not hear of it until the end.
+    HalfOpen,
     /// Every message is taken out of the stream.
     Purge,
     /// The stream is deleted, with its durables.
@@ -49,8 +61,75 @@ pub enum Victim {
     Leader,
     /// The stream of all events.
     Stream,
+    /// What is between two.
+    Link(Link),
     /// Everything.
     Platform,
+}
+
+/// Between whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Link {
+    /// The gateway and one instance.
+    GatewayService,
+    /// One instance and all nodes of its database.
+    ServiceRedis,
+    /// One instance and NATS.
+    ServiceNats,
+    /// One instance and all who choose primaries.
+    ServiceSentinel,
+    /// One instance and everybody.
+    AroundService,
+    /// One of those who choose primaries and everybody.
+    AroundSentinel,
+    /// The primary of a database and one of its replicas.
+    ReplicaPrimary(Service),
+    /// The primary of a database and everybody.
+    AroundPrimary(Service),
+    /// Two nats-servers.
+    NatsNats,
+    /// The nats-server that leads the stream and everybody.
+    AroundLeader,
+}
+
+impl Link {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GatewayService => "gateway-service",
+            Self::ServiceRedis => "service-redis",
+            Self::ServiceNats => "service-nats",
+            Self::ServiceSentinel => "service-sentinel",
+            Self::AroundService => "around-service",
+            Self::AroundSentinel => "around-sentinel",
+            Self::ReplicaPrimary(_) => "replica-primary",
+            Self::AroundPrimary(_) => "around-primary",
+            Self::NatsNats => "nats-nats",
+            Self::AroundLeader => "around-leader",
+        }
+    }
+
+    fn lane(self) -> Lane {
+        match self {
+            Self::GatewayService
+            | Self::ServiceRedis
+            | Self::ServiceNats
+            | Self::ServiceSentinel
+            | Self::AroundService => Lane::Services,
+            Self::AroundSentinel => Lane::Sentinels,
+            Self::ReplicaPrimary(service) | Self::AroundPrimary(service) => Lane::Redis(service),
+            Self::NatsNats | Self::AroundLeader => Lane::Nats,
+        }
+    }
+
+    /// All that there are on a platform with (`ha`) or without replicas.
+    fn all(ha: bool) -> Vec<Self> {
+        let mut all = vec![Self::GatewayService, Self::ServiceRedis, Self::ServiceNats, Self::AroundService];
+        if ha {
+            all.extend([Self::ServiceSentinel, Self::AroundSentinel, Self::NatsNats, Self::AroundLeader]);
+            all.extend(Service::ALL.into_iter().flat_map(|it| [Self::ReplicaPrimary(it), Self::AroundPrimary(it)]));
+        }
+        all
+    }
 }
 
 /// One kind of fault.
@@ -70,6 +149,12 @@ impl Act {
             Self::Restart => "restart",
             Self::Wipe => "wipe",
             Self::Failover => "failover",
+            Self::Lag => "lag",
+            Self::Fill => "fill",
+            Self::Cut => "cut",
+            Self::Delay => "delay",
+            Self::Hold => "hold",
+            Self::HalfOpen => "half-open",
             Self::Purge => "purge",
             Self::Delete => "delete",
             Self::Roll => "roll",
@@ -91,6 +176,7 @@ impl Victim {
             Self::Nats => "nats",
             Self::Leader => "nats-leader",
             Self::Stream => "stream",
+            Self::Link(link) => link.name(),
             Self::Platform => "all",
         }
     }
@@ -101,6 +187,7 @@ impl Victim {
             Self::Instance(_) => "service",
             Self::Database(_) | Self::Primary(_) | Self::Replica(_) => "redis",
             Self::Nats | Self::Leader | Self::Stream => "nats",
+            Self::Link(_) => "link",
             other => other.name(),
         }
     }
@@ -136,6 +223,7 @@ impl Kind {
             Victim::Database(service) | Victim::Primary(service) | Victim::Replica(service) => Lane::Redis(service),
             Victim::Sentinel => Lane::Sentinels,
             Victim::Nats | Victim::Leader | Victim::Stream => Lane::Nats,
+            Victim::Link(link) => link.lane(),
             Victim::Platform => Lane::Platform,
         }
     }
@@ -160,10 +248,12 @@ impl Kind {
             add(Victim::Instance(service), &usual);
             if ha {
                 add(Victim::Primary(service), &usual_and_wipe);
-                add(Victim::Primary(service), &[Act::Failover]);
+                add(Victim::Primary(service), &[Act::Failover, Act::Lag, Act::Fill]);
                 add(Victim::Replica(service), &usual_and_wipe);
+                add(Victim::Replica(service), &[Act::Fill]);
             } else {
                 add(Victim::Database(service), &usual);
+                add(Victim::Database(service), &[Act::Fill]);
             }
         }
         add(Victim::Gateway, &usual);
@@ -176,7 +266,16 @@ impl Kind {
         }
         add(Victim::Stream, &[Act::Purge, Act::Delete]);
         add(Victim::Platform, &[Act::Roll]);
+        for link in Link::all(ha) {
+            add(Victim::Link(link), &[Act::Cut, Act::Delay, Act::Hold, Act::HalfOpen]);
+        }
         all
+    }
+
+    /// Whether it happens between processes, for which all connections must go through [`crate::links`].
+    #[must_use]
+    pub fn needs_links(self) -> bool {
+        matches!(self.victim, Victim::Link(_)) || self.act == Act::Lag
     }
 
     /// Those that `--faults` names.
@@ -233,6 +332,15 @@ mod tests {
         let failure = chosen("failover", false).unwrap_err();
         assert_eq!(failure.exit_code(), 64);
         assert!(failure.to_string().contains("kill:redis"), "{failure}");
+    }
+
+    #[test]
+    fn links_are_chosen_together_or_by_what_they_are_between() {
+        let acts = ["cut", "delay", "hold", "half-open"];
+        assert_eq!(chosen("link", false).unwrap().len(), 4 * acts.len());
+        assert_eq!(chosen("nats-nats", true).unwrap(), acts.map(|act| format!("{act}:nats-nats")));
+        assert_eq!(chosen("cut:around-primary", true).unwrap(), ["cut:around-primary"; 3]);
+        assert!(chosen("cut:around-primary", false).is_err());
     }
 
     #[test]

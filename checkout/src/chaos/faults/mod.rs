@@ -1,11 +1,15 @@
 //! The faults of a run: drawn by the seed, lane by lane, singly at first and then overlapping.
 //!
-//! [`kind`] says what there is, [`schedule`] draws, [`field`] knows the platform, [`hurt`] does it; here the lanes run.
+//! [`kind`] says what there is, [`schedule`] draws, [`field`] knows the platform, [`hurt`] does it, with [`wire`] between processes and [`full`] to a disk;
+//! [`recovery`] takes the time until nothing is to be seen of it any more. Here the lanes run.
 
 pub mod field;
+mod full;
 pub mod hurt;
 pub mod kind;
+mod recovery;
 pub mod schedule;
+mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +40,10 @@ pub struct Happened {
     pub start_us: u64,
     /// See above.
     pub end_us: u64,
+    /// When the stores were back: what was hurt is there again and serves; nothing where it never was.
+    pub back_us: Option<u64>,
+    /// When every saga was closed that was open then.
+    pub closed_us: Option<u64>,
 }
 
 /// What all lanes share.
@@ -90,9 +98,9 @@ impl Shared {
     }
 
     fn keep(&self, happened: Happened) {
-        let Happened { fault, outcome, start_us, end_us } = happened.clone();
+        let Happened { fault, outcome, start_us, end_us, back_us, closed_us } = happened.clone();
         let Outcome { target, effect, .. } = outcome;
-        self.recorder.write(&Line::Fault { fault, target, start_us, end_us, effect });
+        self.recorder.write(&Line::Fault { fault, target, start_us, end_us, back_us, closed_us, effect });
         self.happened.lock().unwrap_or_else(PoisonError::into_inner).push(happened);
     }
 }
@@ -132,13 +140,16 @@ async fn run_lane(field: Arc<Field>, shared: Arc<Shared>, lane: Lane, schedule: 
         }
         let start_us = shared.recorder.now_us();
         let outcome = hurt(&field, &planned).await;
-        if let Err(why) = field.wait_until_whole(lane, WHOLE_WITHIN).await {
+        let (whole, recovered) =
+            tokio::join!(field.wait_until_whole(lane, WHOLE_WITHIN), recovery::watch(&field, lane, &shared.recorder));
+        if let Err(why) = whole {
             let (kind, target) = (planned.kind, &outcome.target);
             let finding = format!("after {kind} of {target} all was not whole again within {WHOLE_WITHIN:?}: {why}");
             shared.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
         }
         let end_us = shared.recorder.now_us();
-        shared.keep(Happened { fault: planned.kind.to_string(), outcome, start_us, end_us });
+        let (back_us, closed_us) = (recovered.back_us, recovered.closed_us);
+        shared.keep(Happened { fault: planned.kind.to_string(), outcome, start_us, end_us, back_us, closed_us });
     }
 }
 
@@ -160,6 +171,7 @@ pub async fn run_commands(shared: Arc<Shared>, seed: u64, commands: &[String], p
         }
         let outcome = Outcome { target: command.clone(), effect, had_effect: true };
         let end_us = shared.recorder.now_us();
-        shared.keep(Happened { fault: "command".to_owned(), outcome, start_us, end_us });
+        let (back_us, closed_us) = (None, None);
+        shared.keep(Happened { fault: "command".to_owned(), outcome, start_us, end_us, back_us, closed_us });
     }
 }

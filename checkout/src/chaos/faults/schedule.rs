@@ -1,5 +1,6 @@
 //! Which faults happen, drawn by the seed: for each lane its own sequence, so that what one lane has to wait for changes nothing in another.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -18,6 +19,8 @@ pub struct Planned {
     pub pick: usize,
     /// How long, where it lasts.
     pub lasts: Duration,
+    /// How much, where that can be chosen; each fault reads it as it needs.
+    pub dose: u64,
 }
 
 /// The faults of one lane, without end.
@@ -50,18 +53,23 @@ impl Iterator for Schedule {
     type Item = Planned;
 
     fn next(&mut self) -> Option<Planned> {
-        let kind = self.kinds[self.rng.random_range(0..self.kinds.len())];
+        // First the act: there are many links, and what is done to processes is not to become rare because of them.
+        let acts: BTreeSet<Act> = self.kinds.iter().map(|kind| kind.act).collect();
+        let act = acts.iter().nth(self.rng.random_range(0..acts.len())).copied();
+        let kinds: Vec<Kind> = self.kinds.iter().copied().filter(|kind| Some(kind.act) == act).collect();
+        let kind = kinds[self.rng.random_range(0..kinds.len())];
         let average = if kind.act == Act::Roll { self.pause * 20 } else { self.pause };
         let after = average.mul_f64(self.rng.random_range(0.3..1.7));
         let pick = self.rng.random_range(0..1_000);
         // Long enough that the others miss it, and now and then not quite.
         let (shortest, longest) = match kind.victim {
             Victim::Primary(_) | Victim::Replica(_) => (1_000, 7_000),
-            Victim::Leader | Victim::Nats => (1_000, 12_000),
+            Victim::Leader | Victim::Nats | Victim::Link(_) => (1_000, 12_000),
             _ => (300, 6_000),
         };
         let lasts = Duration::from_millis(self.rng.random_range(shortest..longest));
-        Some(Planned { after, kind, pick, lasts })
+        let dose = self.rng.random_range(0..1_000_000);
+        Some(Planned { after, kind, pick, lasts, dose })
     }
 }
 
