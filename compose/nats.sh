@@ -2,7 +2,7 @@
 # Starts one nats-server of the cluster, whose three servers NATS_NODES names: its configuration takes passwords from the environment, so they are
 # put there from their files.
 set -eu
-for user in admin order payment stock observer cluster; do
+for user in admin order payment stock auditor observer cluster; do
   name=NATS_$(echo "$user" | tr a-z A-Z)_PASSWORD
   # In quotes, because a password could be read as a number.
   export "$name=\"$(cat "/run/secrets/nats-$user")\""

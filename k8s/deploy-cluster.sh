@@ -27,7 +27,7 @@ kubectl apply -f k8s/base/namespace.yaml
 if ! kubectl --namespace checkout get secret passwords >/dev/null 2>&1; then
   drawn=$(mktemp -d)
   trap 'rm -rf "$drawn"' EXIT
-  for key in nats-admin nats-order nats-payment nats-stock nats-observer nats-cluster \
+  for key in nats-admin nats-order nats-payment nats-stock nats-auditor nats-observer nats-cluster \
     redis-admin redis-order redis-payment redis-stock redis-replica redis-sentinel sentinel; do
     # A letter first: a password must not look like a number.
     printf 'p%s' "$(openssl rand -hex 24)" >"$drawn/$key"

@@ -1,7 +1,7 @@
 //! `checkout auditor`: follows the stream of a running platform and tells, in its log and as metrics, what can never be.
 //!
-//! What that is decides [`::audit::history`]. It reads as the observer does, a piece at a time, and leaves nothing at the server between
-//! two pieces: an auditor that stands still, or is gone, holds nothing back.
+//! What that is decides [`::audit::history`]. It hears by a durable ([`nats::Broker::follow`]) whose floor is what was heard and told, so what
+//! happens while it is gone is told later, and what was told is not told again. An auditor that stands still, or is gone, holds nothing back.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,26 +16,30 @@ use common::secret::Secret;
 use common::service::wall_clock_ms;
 use common::settings::{WrongSetting, read_login};
 use metrics::{counter, gauge};
-use nats::{Broker, Reached};
+use nats::{Broker, Listen, Past};
 use tokio_util::sync::CancellationToken;
 
 use crate::dead::CONNECT;
 use crate::failure::Failure;
 use crate::signals::StopSignals;
 
-/// How often it looks for more once it has heard everything.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Events after which it looks at what had time enough, although more are waiting: what has ended is forgotten then.
+const SETTLE_AFTER: u64 = 20_000;
+
+/// How long the last acknowledgement may take at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long the head of a request may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(20);
 
 /// Follow the events of all checkouts and tell what can never be: two ends of a saga, an event without its cause, an order paid twice.
 ///
-/// Each finding is one line of the log and counted in /metrics by its rule; it serves /health/live and /health/ready too. It begins with
-/// the newest events that the stream still has. Of sagas that it did not hear from their beginning it tells only contradictions. What it
-/// knows is in its memory: after a restart it reads those events again, and tells again what is wrong in them.
+/// Each finding is one line of the log and counted in /metrics by its rule; it serves /health/live and /health/ready too. How far it has
+/// heard and told stands at NATS, in the durable `auditor`: one that is started again goes on there, after it has read once more what
+/// came just before. Of sagas that it did not hear from their beginning it tells only contradictions. There should be one of it: two
+/// share the events between them.
 ///
-/// NATS_USER and NATS_PASSWORD or NATS_PASSWORD_FILE say who one is; the user `observer` may do all that is needed.
+/// NATS_USER and NATS_PASSWORD or NATS_PASSWORD_FILE say who one is: the user `auditor`, who may do no more than is needed.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
     /// NATS servers, separated by commas
@@ -46,8 +50,8 @@ pub struct Args {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9100", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 
-    /// Events of the past to begin with, the newest
-    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    /// Events from before the place where it was that it reads once more, the newest
+    #[arg(long, env = "AUDITOR_EVENTS", default_value_t = 100_000, value_name = "N")]
     events: u64,
 }
 
@@ -64,7 +68,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
     let listener =
         bind(args.listen).map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", args.listen)))?;
-    let broker = Broker::connect(&url, "audit", "checkout-auditor", CONNECT)
+    let broker = Broker::connect(&url, "auditor", "checkout-auditor", CONNECT)
         .await
         .map_err(|error| Failure::failed(error.to_string()))?;
     let hears = Arc::new(AtomicBool::new(false));
@@ -73,44 +77,80 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let end = CancellationToken::new();
     let pages = tokio::spawn(serve(listener, app, HEAD_LIMIT, end.clone()));
     tracing::info!(listen = %args.listen, "the auditor begins; of sagas that began before what it reads it tells only contradictions");
+    let mut auditor = Auditor::new(hears);
     tokio::select! {
-        () = follow(&broker, args.events, &hears) => {}
+        () = broker.follow(args.events, &mut auditor, end.clone()) => {}
         () = async { stop.next().await; } => {}
     }
+    broker.close(FAREWELL).await;
     end.cancel();
     pages.await.map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// Hears everything, without end.
-async fn follow(broker: &Broker, most_at_first: u64, hears: &AtomicBool) {
-    for rule in Rule::ALL {
-        counter!("auditor_findings_total", "rule" => rule.name()).absolute(0);
-    }
-    let mut historian = Historian::new(Patience::default());
-    let mut reached: Option<Reached> = None;
-    loop {
-        let heard = broker.recall_since(reached, most_at_first, |past| {
-            counter!("auditor_events_total").increment(1);
-            let place = Place { sequence: past.sequence, at_ms: past.at_ms };
-            // One that cannot be read is a dead letter, and the service that met it has told so.
-            historian.hear(place, past.event.as_ref().ok()).iter().for_each(tell);
-        });
-        match heard.await {
-            Ok(now) => {
-                reached = Some(now);
-                // Everything that was there was heard, so time has passed for what was not.
-                historian.settle(wall_clock_ms()).iter().for_each(tell);
-                show(&historian.figures());
-                hears.store(true, Ordering::Relaxed);
-            }
-            Err(error) => {
-                // Told once per outage.
-                if hears.swap(false, Ordering::Relaxed) || reached.is_none() {
-                    tracing::warn!(%error, "the stream cannot be heard");
-                }
-            }
+/// The historian with its log and its metrics.
+struct Auditor {
+    historian: Historian,
+    hears: Arc<AtomicBool>,
+    /// Events since what had time enough was looked at.
+    unsettled: u64,
+    /// The time of the last message from before.
+    recalled_ms: Option<u64>,
+}
+
+impl Auditor {
+    fn new(hears: Arc<AtomicBool>) -> Self {
+        for rule in Rule::ALL {
+            counter!("auditor_findings_total", "rule" => rule.name()).absolute(0);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        Self { historian: Historian::new(Patience::default()), hears, unsettled: 0, recalled_ms: None }
+    }
+
+    /// What comes of one message.
+    fn take(&mut self, past: &Past) -> Vec<Finding> {
+        let place = Place { sequence: past.sequence, at_ms: past.at_ms };
+        // One that cannot be read is a dead letter, and the service that met it has told so.
+        let mut found = self.historian.hear(place, past.event.as_ref().ok());
+        self.unsettled += 1;
+        if self.unsettled >= SETTLE_AFTER {
+            found.extend(self.settle(0));
+        }
+        found
+    }
+
+    fn settle(&mut self, now_ms: u64) -> Vec<Finding> {
+        self.unsettled = 0;
+        self.historian.settle(now_ms)
+    }
+}
+
+impl Listen for Auditor {
+    fn recall(&mut self, past: Past) {
+        // Its predecessor has told what comes of it.
+        self.take(&past);
+        counter!("auditor_recalled_total").increment(1);
+        self.recalled_ms = Some(past.at_ms);
+    }
+
+    fn hear(&mut self, past: Past) {
+        if let Some(at_ms) = self.recalled_ms.take() {
+            self.settle(at_ms);
+        }
+        counter!("auditor_events_total").increment(1);
+        self.take(&past).iter().for_each(tell);
+    }
+
+    fn caught_up(&mut self) {
+        if let Some(at_ms) = self.recalled_ms.take() {
+            self.settle(at_ms);
+        }
+        // Everything that was there was heard, so time has passed for what was not.
+        self.settle(wall_clock_ms()).iter().for_each(tell);
+        show(&self.historian.figures());
+        self.hears.store(true, Ordering::Relaxed);
+    }
+
+    fn deaf(&mut self) {
+        self.hears.store(false, Ordering::Relaxed);
     }
 }
 

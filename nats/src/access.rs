@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::topology::{CHANNELS, CHECKOUT, Durable, PRICES_SUBJECT, STREAMS, Service};
+use crate::topology::{AUDITOR, CHANNELS, CHECKOUT, Durable, PRICES_SUBJECT, STREAMS, Service};
 
 /// A user of the NATS server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum User {
     Admin,
     /// A service.
     Service(Service),
+    /// Hears all events through a durable of its own, and says nothing.
+    Auditor,
     /// Looks at everything, and says nothing.
     Observer,
 }
@@ -53,11 +55,12 @@ impl Service {
 
 impl User {
     /// All users.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Admin,
         Self::Service(Service::Order),
         Self::Service(Service::Payment),
         Self::Service(Service::Stock),
+        Self::Auditor,
         Self::Observer,
     ];
 
@@ -66,6 +69,7 @@ impl User {
         match self {
             Self::Admin => "admin",
             Self::Service(service) => service.name(),
+            Self::Auditor => AUDITOR,
             Self::Observer => "observer",
         }
     }
@@ -75,6 +79,7 @@ impl User {
         match self {
             Self::Admin => None,
             Self::Service(service) => Some(of_service(service)),
+            Self::Auditor => Some(of_auditor()),
             Self::Observer => Some(of_observer()),
         }
     }
@@ -92,17 +97,12 @@ fn of_service(service: Service) -> Permissions {
     let mut publish: Vec<String> = own.map(|channel| channel.subject.to_owned()).collect();
     publish.push(service.durable().dead_letter_subject().to_owned());
     publish.extend(STREAMS.iter().map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
-    publish.extend([
-        format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.*"),
-        format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{name}"),
-        format!("$JS.ACK.{CHECKOUT}.{name}.>"),
-        // To read what it has published itself, should its database have lost it.
-        format!("$JS.API.DIRECT.GET.{CHECKOUT}"),
-        format!("$JS.API.DIRECT.GET.{CHECKOUT}.>"),
-        format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}"),
-        // Its own, to hear its echo; those of its other instances, to tell them of ends.
-        inboxes.clone(),
-    ]);
+    publish.push(format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.*"));
+    publish.extend(to_pull(name));
+    // What it has published itself, should its database have lost it.
+    publish.extend(to_read());
+    // Its own, to hear its echo; those of its other instances, to tell them of ends.
+    publish.push(inboxes.clone());
     let mut subscribe = vec![inboxes];
     match service {
         Service::Order => publish.push(PRICES_SUBJECT.to_owned()),
@@ -113,8 +113,34 @@ fn of_service(service: Service) -> Permissions {
     Permissions { publish, never_publish: Vec::new(), subscribe, answers: service == Service::Stock }
 }
 
+/// Pulling and acknowledging as a durable.
+fn to_pull(durable: &str) -> [String; 2] {
+    [format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{durable}"), format!("$JS.ACK.{CHECKOUT}.{durable}.>")]
+}
+
+/// Reading the stream without a consumer.
+fn to_read() -> [String; 3] {
+    [
+        format!("$JS.API.DIRECT.GET.{CHECKOUT}"),
+        format!("$JS.API.DIRECT.GET.{CHECKOUT}.>"),
+        format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}"),
+    ]
+}
+
+/// Its own durable, and what it has heard before.
+fn of_auditor() -> Permissions {
+    let inboxes = format!("{}.>", inbox_prefix(AUDITOR));
+    let mut publish =
+        vec![format!("$JS.API.STREAM.INFO.{CHECKOUT}"), format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.{AUDITOR}")];
+    publish.extend(to_pull(AUDITOR));
+    publish.extend(to_read());
+    // To hear its echo.
+    publish.push(inboxes.clone());
+    Permissions { publish, subscribe: vec![inboxes], ..Permissions::default() }
+}
+
 /// What `nats stream`, `nats consumer`, `nats sub` and `nats micro` need to show things. To view a stream is to create a consumer, so whoever
-/// has this password must be trusted more than a service need be; the durables of the services it cannot touch.
+/// has this password must be trusted more than a service need be; the durables of the services and the auditor it cannot touch.
 fn of_observer() -> Permissions {
     let publish = [
         "$JS.API.INFO",
@@ -132,7 +158,8 @@ fn of_observer() -> Permissions {
         "$JS.ACK.>",
         "$SRV.>",
     ];
-    let never = Durable::ALL.iter().flat_map(|durable| {
+    let durables = Durable::ALL.iter().map(|durable| durable.name()).chain([AUDITOR]);
+    let never = durables.flat_map(|durable| {
         let subjects = ["CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.DELETE"];
         let api = subjects.into_iter().flat_map(move |verb| {
             let subject = format!("$JS.API.{verb}.{CHECKOUT}.{durable}");

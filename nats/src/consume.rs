@@ -194,12 +194,12 @@ impl<R: React> Intake<R> {
     async fn bind(&self) -> Option<Result<Puller, BrokerError>> {
         let bind = async {
             self.broker.connected().await;
-            match Puller::bind(&self.broker, self.durable).await {
+            match Puller::bind(&self.broker, self.durable.name()).await {
                 Ok(puller) => Ok(puller),
                 Err(error) => {
                     tracing::debug!(durable = self.durable.name(), %error, "not bound; checking the topology");
                     self.broker.recreate_topology_as(&self.limits).await?;
-                    Puller::bind(&self.broker, self.durable).await
+                    Puller::bind(&self.broker, self.durable.name()).await
                 }
             }
         };

@@ -1,6 +1,8 @@
 //! Makes a server look like [`crate::topology`], and says plainly where it did not.
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{
+    AckPolicy, Config as ConsumerConfig, DeliverPolicy, IntoConsumerConfig as _, ReplayPolicy, pull,
+};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{
     Config as StreamConfig, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, BrokerError, request_error};
 use crate::outage::{Outage, pause};
 use crate::topology::{
-    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DEAD_LETTERS_LOG,
+    ADVISORIES, ADVISORY_SUBJECTS, AUDITOR, CHANNELS, CHECKOUT, DEAD_LETTER_SUBJECTS, DEAD_LETTERS, DEAD_LETTERS_LOG,
     DROPPED_SUBJECT, DUPLICATE_WINDOW, Durable, Limits, REDRIVEN_SUBJECT, STREAMS,
 };
 
@@ -172,8 +174,8 @@ impl Broker {
         for name in STREAMS {
             self.check_stream(stream(name, limits), limits.creates).await?;
         }
-        for durable in Durable::ALL {
-            self.check_durable(*durable, limits).await?;
+        for wanted in Durable::ALL.iter().map(|durable| consumer(*durable, limits)).chain([auditor(limits)]) {
+            self.check_durable(wanted, limits).await?;
         }
         self.inner.was_complete.store(true, Ordering::Relaxed);
         Ok(())
@@ -210,12 +212,11 @@ impl Broker {
         Ok(())
     }
 
-    async fn check_durable(&self, durable: Durable, limits: &Limits) -> Result<(), BrokerError> {
+    async fn check_durable(&self, wanted: ConsumerConfig, limits: &Limits) -> Result<(), BrokerError> {
         let jetstream = &self.inner.jetstream;
-        let what = format!("durable {durable}");
-        let wanted = consumer(durable, limits);
-        let found =
-            jetstream.get_consumer_from_stream::<jetstream::consumer::Config, _, _>(durable.name(), CHECKOUT).await;
+        let name = wanted.durable_name.clone().unwrap_or_default();
+        let what = format!("durable {name}");
+        let found = jetstream.get_consumer_from_stream::<ConsumerConfig, _, _>(&*name, CHECKOUT).await;
         let corrected = match found {
             Ok(found) => {
                 let (corrected, drift) = consumer_drift(&found.cached_info().config, wanted)?;
@@ -341,8 +342,7 @@ fn stream_drift(mut found: StreamConfig, wanted: StreamConfig) -> Result<(Stream
     Ok((found, drift))
 }
 
-fn consumer(durable: Durable, limits: &Limits) -> jetstream::consumer::Config {
-    use jetstream::consumer::IntoConsumerConfig;
+fn consumer(durable: Durable, limits: &Limits) -> ConsumerConfig {
     pull::Config {
         durable_name: Some(durable.name().to_owned()),
         name: Some(durable.name().to_owned()),
@@ -362,11 +362,25 @@ fn consumer(durable: Durable, limits: &Limits) -> jetstream::consumer::Config {
     .into_consumer_config()
 }
 
+fn auditor(limits: &Limits) -> ConsumerConfig {
+    pull::Config {
+        durable_name: Some(AUDITOR.to_owned()),
+        name: Some(AUDITOR.to_owned()),
+        description: Some("hears everything and reacts to nothing; its floor: all up to there was told".to_owned()),
+        deliver_policy: DeliverPolicy::All,
+        replay_policy: ReplayPolicy::Instant,
+        ack_policy: AckPolicy::All,
+        ack_wait: limits.ack_wait,
+        max_deliver: -1,
+        // What the server remembers of it at most. Only what is in hand is unacknowledged, which is two batches.
+        max_ack_pending: limits.max_ack_pending,
+        ..pull::Config::default()
+    }
+    .into_consumer_config()
+}
+
 /// What is found with our settings in it, and the differences.
-fn consumer_drift(
-    found: &jetstream::consumer::Config,
-    wanted: jetstream::consumer::Config,
-) -> Result<(jetstream::consumer::Config, Vec<Drift>), BrokerError> {
+fn consumer_drift(found: &ConsumerConfig, wanted: ConsumerConfig) -> Result<(ConsumerConfig, Vec<Drift>), BrokerError> {
     let name = wanted.durable_name.as_deref().unwrap_or_default();
     if found.ack_policy != wanted.ack_policy
         || found.deliver_policy != wanted.deliver_policy

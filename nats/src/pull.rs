@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
-use crate::topology::{CHECKOUT, Durable};
+use crate::topology::CHECKOUT;
 
 /// How long a request stays open at the server. At a shutdown no further one is sent and the end of the open ones is
 /// awaited, so that nothing which the server has sent is left lying here until its `ack_wait` is over. One short message
@@ -40,7 +40,8 @@ pub(crate) enum Sign {
 
 /// An open subscription to a durable.
 pub(crate) struct Puller {
-    consumer: Consumer<pull::Config>,
+    /// As it was when this began.
+    pub(crate) consumer: Consumer<pull::Config>,
     subscriber: Subscriber,
     inbox: Subject,
     /// Messages asked for that have neither come nor been called off.
@@ -50,10 +51,10 @@ pub(crate) struct Puller {
 
 impl Puller {
     /// Subscribes. The durable must exist.
-    pub(crate) async fn bind(broker: &Broker, durable: Durable) -> Result<Self, BrokerError> {
+    pub(crate) async fn bind(broker: &Broker, durable: &str) -> Result<Self, BrokerError> {
         let jetstream = &broker.inner.jetstream;
         let consumer = jetstream
-            .get_consumer_from_stream::<pull::Config, _, _>(durable.name(), CHECKOUT)
+            .get_consumer_from_stream::<pull::Config, _, _>(durable, CHECKOUT)
             .await
             .map_err(request_error("the durable cannot be read"))?;
         let client = &broker.inner.client;
@@ -137,22 +138,30 @@ pub(crate) struct Delivery<'a> {
     pub sequence: u64,
 }
 
-/// Reads `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.…` (ADR-15).
-pub(crate) fn delivery(message: &Message) -> Option<Delivery<'_>> {
+/// The parts of `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<of the consumer>.<time>.<waiting>` (ADR-15)
+/// from the stream on.
+fn parts(message: &Message) -> Option<impl Iterator<Item = &str>> {
     let rest = message.reply.as_ref()?.strip_prefix("$JS.ACK.")?;
     let before_stream = if rest.bytes().filter(|b| *b == b'.').count() > 6 { 2 } else { 0 };
-    let mut tokens = rest.split('.').skip(before_stream);
-    let (stream, _consumer) = (tokens.next()?, tokens.next()?);
-    Some(Delivery { stream, delivered: tokens.next()?.parse().ok()?, sequence: tokens.next()?.parse().ok()? })
+    Some(rest.split('.').skip(before_stream))
+}
+
+/// Reads the subject for acknowledgements.
+pub(crate) fn delivery(message: &Message) -> Option<Delivery<'_>> {
+    let mut parts = parts(message)?;
+    let (stream, _consumer) = (parts.next()?, parts.next()?);
+    Some(Delivery { stream, delivered: parts.next()?.parse().ok()?, sequence: parts.next()?.parse().ok()? })
 }
 
 /// The place in the stream of a message that was delivered, and when it was stored there.
 pub(crate) fn position(message: &Message) -> Option<Position> {
     let sequence = delivery(message)?.sequence;
-    let rest = message.reply.as_ref()?.strip_prefix("$JS.ACK.")?;
-    let before_stream = if rest.bytes().filter(|b| *b == b'.').count() > 6 { 2 } else { 0 };
-    let stored_at_ns = rest.split('.').nth(before_stream + 5)?.parse().ok()?;
-    Some(Position { sequence, stored_at_ns })
+    Some(Position { sequence, stored_at_ns: parts(message)?.nth(5)?.parse().ok()? })
+}
+
+/// How many messages wait for the durable behind this one.
+pub(crate) fn waiting(message: &Message) -> Option<u64> {
+    parts(message)?.nth(6)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -171,11 +180,11 @@ mod tests {
                 description: None,
                 length: 0,
             };
-            let place = position(&message);
+            let place = (position(&message), waiting(&message));
             delivery(&message).map(|d| (d.stream.to_owned(), d.delivered, d.sequence, place))
         };
         let place = Position { sequence: 100, stored_at_ns: 1_790_230_470_084_404_000 };
-        let expected = Some(("CHECKOUT".to_owned(), 3, 100, Some(place)));
+        let expected = Some(("CHECKOUT".to_owned(), 3, 100, (Some(place), Some(42))));
         assert_eq!(of("$JS.ACK.CHECKOUT.stock.3.100.7.1790230470084404000.42"), expected);
         assert_eq!(of("$JS.ACK._.hash.CHECKOUT.stock.3.100.7.1790230470084404000.42"), expected);
         assert_eq!(of("$JS.ACK.hub.hash.CHECKOUT.stock.3.100.7.1790230470084404000.42.token"), expected);

@@ -4,7 +4,7 @@ use common::event::{Event, Poison};
 
 use crate::broker::{Broker, BrokerError};
 use crate::message::decode_parts;
-use crate::scan::{Found, Reached, Scan};
+use crate::scan::{Found, Scan};
 use crate::topology::CHECKOUT;
 
 /// A message as it lies in the stream.
@@ -34,19 +34,5 @@ impl Broker {
     /// The stream cannot be read.
     pub async fn recall(&self, most: u64, mut take: impl FnMut(Past)) -> Result<(), BrokerError> {
         SCAN.newest(self, most, |found| take(found.into())).await
-    }
-
-    /// Gives what was stored since the call before `reached` so far to `take`, at the first call the newest `most_at_first` events. After
-    /// an error the same may come again. Nothing is left at the server between calls, so who does not call holds nothing back.
-    ///
-    /// # Errors
-    /// The stream cannot be read.
-    pub async fn recall_since(
-        &self,
-        reached: Option<Reached>,
-        most_at_first: u64,
-        mut take: impl FnMut(Past),
-    ) -> Result<Reached, BrokerError> {
-        SCAN.since(self, reached, most_at_first, |found| take(found.into())).await
     }
 }

@@ -4,33 +4,17 @@
 //! in their order, and go through the same outcome records as before: what survived is known, what was lost is applied *as it was decided*.
 //! Nothing is decided a second time.
 //!
-//! Services may not create consumers, so the stream is read by batched direct gets (ADR-31). Any replica of the stream answers those,
-//! also one that lags; so the leader is asked for the last of the service's messages, and reading goes on until that one was met.
+//! Services may not create consumers, so the stream is read directly ([`crate::direct`]), until the last of the service's messages was met.
 
-use std::time::Duration;
-
-use async_nats::{Message, StatusCode};
-use bytes::Bytes;
+use async_nats::Message;
 use common::event::{Event, SagaEvent};
 use common::redis::{Call, Database, Position, Recovery, Reply, Unrecovered};
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
-use crate::topology::{CHANNELS, CHECKOUT, Service};
-
-/// Messages that are read at once, and redone as one group.
-const PAGE: usize = 256;
-/// Before a replica of the stream that lags is asked again.
-const PAUSE: Duration = Duration::from_millis(50);
-/// The server's error for a stream that is not there: what is deleted tells nothing any more.
-const NO_STREAM: u16 = 10059;
-/// The server's error for a message that is not there.
-const NO_MESSAGE: u16 = 10037;
+use crate::broker::{Broker, BrokerError};
+use crate::direct::{PAUSE, ask_leader, header, page, sequence};
+use crate::topology::{CHANNELS, Service};
 
 /// A service that can make its published decisions true again.
 pub trait Redo: Send + Sync + 'static {
@@ -155,12 +139,11 @@ impl Tally {
 
 /// The event of a message that was read from the stream; nothing for what is about no saga.
 fn decode(message: &Message) -> Option<SagaEvent> {
-    let header = |name: &str| message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str);
-    match Event::decode(header("Nats-Subject")?, &message.payload, header("traceparent")) {
+    match Event::decode(header(message, "Nats-Subject")?, &message.payload, header(message, "traceparent")) {
         Ok(Event::Saga(event)) => Some(event),
         Ok(Event::Watermark(_)) => None,
         Err(poison) => {
-            tracing::error!(%poison, sequence = header("Nats-Sequence"), "a decision that cannot be read is not redone");
+            tracing::error!(%poison, sequence = sequence(message), "a decision that cannot be read is not redone");
             None
         }
     }
@@ -194,7 +177,7 @@ impl<'a> Published<'a> {
     /// The next messages; nothing after the last.
     async fn page(&mut self) -> Result<Option<Vec<Message>>, BrokerError> {
         while self.next <= self.last {
-            let page = self.fetch().await?;
+            let page = page(self.broker, self.next, &format!("{}.*", subject_prefix(self.service))).await?;
             if let Some(sequence) = page.last().and_then(sequence) {
                 self.next = sequence + 1;
                 return Ok(Some(page));
@@ -205,36 +188,6 @@ impl<'a> Published<'a> {
         }
         Ok(None)
     }
-
-    async fn fetch(&self) -> Result<Vec<Message>, BrokerError> {
-        let client = &self.broker.inner.client;
-        let inbox = client.new_inbox();
-        let mut subscriber = client.subscribe(inbox.clone()).await.map_err(request_error("subscribe"))?;
-        let subjects = format!("{}.*", subject_prefix(self.service));
-        let question = serde_json::json!({ "seq": self.next, "batch": PAGE, "next_by_subj": subjects });
-        client
-            .publish_with_reply(format!("$JS.API.DIRECT.GET.{CHECKOUT}"), inbox, Bytes::from(question.to_string()))
-            .await
-            .map_err(request_error("the stream cannot be read"))?;
-        let mut page = Vec::with_capacity(PAGE);
-        loop {
-            let message = bounded(ANSWER_PATIENCE, subscriber.next()).await.flatten();
-            let message = message.ok_or_else(|| BrokerError::Request("the stream cannot be read: no answer".into()))?;
-            match message.status.filter(|status| *status != StatusCode::OK) {
-                None => page.push(message),
-                // The end of the batch, or nothing there.
-                Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => return Ok(page),
-                Some(status) => {
-                    let why = message.description.as_deref().unwrap_or("no description");
-                    return Err(BrokerError::Request(format!("the stream cannot be read: {status}: {why}")));
-                }
-            }
-        }
-    }
-}
-
-fn sequence(message: &Message) -> Option<u64> {
-    message.headers.as_ref()?.get("Nats-Sequence")?.as_str().parse().ok()
 }
 
 /// The word that all subjects of a service begin with.
@@ -254,48 +207,4 @@ async fn last_published(broker: &Broker, service: Service) -> Result<u64, Broker
         last = last.max(found.map_or(0, |found| found.sequence));
     }
     Ok(last)
-}
-
-struct Found {
-    sequence: u64,
-    stored_at_ns: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    message: Option<Stored>,
-    error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    seq: u64,
-    time: String,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    err_code: u16,
-    #[serde(default)]
-    description: String,
-}
-
-/// A message of the stream, as its leader knows it.
-async fn ask_leader(broker: &Broker, question: &serde_json::Value) -> Result<Option<Found>, BrokerError> {
-    let failed = request_error("the stream cannot be asked");
-    let subject = format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}");
-    let request = broker.inner.client.request(subject, Bytes::from(question.to_string()));
-    let reply = request.await.map_err(|error| failed(error.to_string()))?;
-    let answer: Answer = serde_json::from_slice(&reply.payload).map_err(|error| failed(error.to_string()))?;
-    match (answer.message, answer.error) {
-        (Some(Stored { seq, time }), _) => {
-            let time = OffsetDateTime::parse(&time, &Rfc3339).ok();
-            let stored_at_ns = time.and_then(|time| u64::try_from(time.unix_timestamp_nanos()).ok());
-            Ok(Some(Found { sequence: seq, stored_at_ns }))
-        }
-        (None, Some(Refusal { err_code: NO_STREAM | NO_MESSAGE, .. })) => Ok(None),
-        (None, Some(refusal)) => Err(failed(refusal.description)),
-        (None, None) => Err(failed("an answer without a message".to_owned())),
-    }
 }

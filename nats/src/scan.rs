@@ -53,13 +53,6 @@ impl From<StreamMessage> for Found {
     }
 }
 
-/// How far a stream was read, and which stream of this name it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
-    sequence: u64,
-    born: OffsetDateTime,
-}
-
 /// What of a stream is read.
 pub(crate) struct Scan<'a> {
     pub stream: &'a str,
@@ -130,34 +123,6 @@ impl Scan<'_> {
             true
         })
         .await
-    }
-
-    /// What was stored after what was `reached`, without what comes after the call began; all of it, where another stream has taken the
-    /// name since.
-    pub(crate) async fn since(
-        &self,
-        broker: &Broker,
-        reached: Option<Reached>,
-        most_at_first: u64,
-        mut take: impl FnMut(Found),
-    ) -> Result<Reached, BrokerError> {
-        let stream = broker.inner.jetstream.get_stream(self.stream).await.map_err(request_error("the stream"))?;
-        let Info { state, created, .. } = stream.cached_info();
-        let (first, last) = (state.first_sequence, state.last_sequence);
-        let from = match reached {
-            Some(reached) if reached.born == *created && reached.sequence <= last => reached.sequence + 1,
-            Some(_) => first,
-            None => (last + 1).saturating_sub(most_at_first),
-        };
-        let from = from.max(first);
-        if state.messages > 0 && from <= last {
-            self.piece(&stream, from, last, |found| {
-                take(found);
-                true
-            })
-            .await?;
-        }
-        Ok(Reached { sequence: last, born: *created })
     }
 
     /// Gives the messages from `from` to `to` to `take`, in their order, until it has enough.

@@ -62,7 +62,7 @@ pub enum Service {
 }
 
 /// A durable pull consumer on [`CHECKOUT`]: one per service, shared by all of its instances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Durable {
     /// Closes undo entries.
     Order,
@@ -71,6 +71,11 @@ pub enum Durable {
     /// Reserves and fails.
     Stock,
 }
+
+/// The durable of the auditor, which hears everything and reacts to nothing. It is there whether or not an auditor runs: on a stream with
+/// *limits* retention it holds nothing back. It acknowledges *all* up to a message at once, so its floor says up to where everything was
+/// heard and told.
+pub const AUDITOR: &str = "auditor";
 
 /// One subject of [`CHECKOUT`].
 #[derive(Debug, Clone, Copy)]

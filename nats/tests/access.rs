@@ -14,7 +14,7 @@ use common::secret::{Login, Secret};
 use futures::StreamExt;
 use nats::Broker;
 use nats::access::{User, authorization};
-use nats::topology::{CHANNELS, CHECKOUT, DEAD_LETTERS, Durable, Limits, PRICES_SUBJECT, Service};
+use nats::topology::{AUDITOR, CHANNELS, CHECKOUT, DEAD_LETTERS, Durable, Limits, PRICES_SUBJECT, Service};
 use support::{PATIENCE, Server, answer_with, count, eventually, run, started};
 use tokio_util::sync::CancellationToken;
 
@@ -171,7 +171,7 @@ async fn the_observer_sees_everything_and_says_nothing() {
     for channel in CHANNELS {
         assert!(!observer.may_publish(channel.subject).await, "{}", channel.subject);
     }
-    for durable in Durable::ALL {
+    for durable in Durable::ALL.iter().map(|durable| durable.name()).chain([AUDITOR]) {
         for subject in [
             format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{durable}"),
             format!("$JS.API.CONSUMER.CREATE.{CHECKOUT}.{durable}"),
@@ -184,6 +184,36 @@ async fn the_observer_sees_everything_and_says_nothing() {
     }
     for subject in ["$JS.API.STREAM.DELETE.CHECKOUT", "$JS.API.STREAM.PURGE.CHECKOUT", "prices.get", "_INBOX.order.x"] {
         assert!(!observer.may_publish(subject).await, "{subject}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_auditor_hears_by_its_own_durable_and_says_nothing() {
+    let server = guarded();
+    broker(&server, User::Admin).await.ensure_topology(&Limits::default()).await.unwrap();
+    let auditor = Thief::of(&server, User::Auditor).await;
+    for subject in
+        CHANNELS.iter().map(|channel| channel.subject).chain(["dead.order", "dead-log.dropped", "prices.get"])
+    {
+        assert!(!auditor.may_publish(subject).await, "{subject}");
+    }
+    for durable in Durable::ALL.iter().map(|durable| durable.name()).chain([AUDITOR]) {
+        for verb in ["CREATE", "DURABLE.CREATE", "DELETE", "PAUSE", "RESET"] {
+            let subject = format!("$JS.API.CONSUMER.{verb}.{CHECKOUT}.{durable}");
+            assert!(!auditor.may_publish(&subject).await, "{subject}");
+        }
+        for subject in [
+            format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{durable}"),
+            format!("$JS.ACK.{CHECKOUT}.{durable}.1.1.1.1.0"),
+        ] {
+            assert_eq!(auditor.may_publish(&subject).await, durable == AUDITOR, "{subject}");
+        }
+    }
+    for subject in ["$JS.API.STREAM.UPDATE.CHECKOUT", "$JS.API.STREAM.PURGE.CHECKOUT", "_INBOX.order.x", "$SYS.REQ.X"] {
+        assert!(!auditor.may_publish(subject).await, "{subject}");
+    }
+    for subject in [">", "checkout.>", "_INBOX.order.>", "_INBOX.>"] {
+        assert!(!auditor.may_subscribe(subject).await, "{subject}");
     }
 }
 

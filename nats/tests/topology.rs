@@ -7,9 +7,10 @@ mod support;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer as Consumer};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use nats::topology::{
-    ADVISORIES, ADVISORY_SUBJECTS, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits,
+    ADVISORIES, ADVISORY_SUBJECTS, AUDITOR, CHANNELS, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits,
 };
 use support::{Server, durable_info};
 
@@ -59,6 +60,10 @@ async fn several_instances_create_it_at_once() {
         assert_eq!((config.max_deliver, config.max_ack_pending), (-1, 20_000));
         assert_eq!((config.ack_wait, config.backoff.len()), (Duration::from_secs(10), 0));
     }
+    let auditor: Consumer = admin.get_consumer_from_stream(AUDITOR, CHECKOUT).await.unwrap();
+    let config = &auditor.cached_info().config;
+    assert_eq!((config.ack_policy, config.max_deliver, config.max_ack_pending), (AckPolicy::All, -1, 20_000));
+    assert!(config.filter_subject.is_empty() && config.filter_subjects.is_empty(), "it hears everything");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

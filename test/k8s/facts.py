@@ -6,6 +6,8 @@ import re
 from model import text
 
 SERVICES = ("order", "payment", "stock")
+# The durable that hears everything: nats/src/topology.rs.
+AUDITOR = "auditor"
 # The Go runtime's own.
 RUNTIME = {"GOMEMLIMIT"}
 
@@ -124,4 +126,5 @@ def topology():
         "ADVISORIES": (advisories, defaults["advisories_max_bytes"], defaults["advisories_max_age"]),
     }
     durables = {name: [subject for subject, reacts in channels if name in reacts] for name in SERVICES}
+    durables[AUDITOR] = []
     return streams, durables, defaults["ack_wait"], defaults["max_ack_pending"]

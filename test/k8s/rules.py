@@ -440,7 +440,7 @@ def streams(platform):
         yield f"durables are {sorted(consumers)}, and should be {sorted(durables)}"
     for name in consumers.keys() & durables.keys():
         spec = consumers[name]
-        is_now = (sorted(spec["filterSubjects"]), seconds(spec["ackWait"]), spec["maxAckPending"], spec["maxDeliver"], spec["ackPolicy"], spec["deliverPolicy"], spec["streamName"])
-        should = (sorted(durables[name]), ack_wait, max_ack_pending, -1, "explicit", "all", "CHECKOUT")
+        is_now = (sorted(spec.get("filterSubjects", [])), seconds(spec["ackWait"]), spec["maxAckPending"], spec["maxDeliver"], spec["ackPolicy"], spec["deliverPolicy"], spec["streamName"])
+        should = (sorted(durables[name]), ack_wait, max_ack_pending, -1, "all" if name == facts.AUDITOR else "explicit", "all", "CHECKOUT")
         if is_now != should:
             yield f"durable {name}: {is_now}, and should be {should}"

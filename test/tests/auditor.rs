@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use testing::client::Client;
 use testing::load::{Load, Seed};
 use testing::platform::{Options, Platform};
-use testing::stream::{CHECKOUT, Nats};
-use testing::wait::eventually;
+use testing::stream::{CHECKOUT, Nats, Stored};
+use testing::wait::{eventually, until};
 
 /// The sum of the auditor's metrics of which the line begins so.
 async fn metric(platform: &Platform, begins: &str) -> Option<u64> {
@@ -22,7 +22,8 @@ async fn metric(platform: &Platform, begins: &str) -> Option<u64> {
 async fn has_heard_all(platform: &Platform, nats: &Nats) {
     eventually("the auditor has heard all", async || {
         let stored = nats.events().await.len() as u64;
-        metric(platform, "auditor_events_total").await.is_some_and(|heard| heard >= stored)
+        let before = metric(platform, "auditor_recalled_total").await.unwrap_or(0);
+        metric(platform, "auditor_events_total").await.is_some_and(|heard| before + heard >= stored)
     })
     .await;
 }
@@ -53,13 +54,39 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     eventually("it counts the forged event", async || metric(&platform, contradictions).await > Some(0)).await;
     let named = |saga: &str| {
         let log = platform.folder().log("auditor");
-        log.lines().any(|line| line.contains(&format!("FINDING contradiction: saga {saga}")))
+        log.lines().filter(|line| line.contains(&format!("FINDING contradiction: saga {saga}"))).count()
     };
-    assert!(named(&saga), "{}", platform.folder().log("auditor"));
+    let times = named(&saga);
+    assert!(times > 0, "{}", platform.folder().log("auditor"));
 
+    // Killed in the middle of a saga of which it has heard a forged end.
+    let client = platform.client();
+    let (user, item) = (client.user(10).await, client.item(1, 10).await);
+    let order = client.order(&user, &[(&item, 1)]).await;
+    let stands_still = platform.hold("stock-1").await;
+    let buyer = tokio::spawn({
+        let (client, order) = (platform.client(), order.clone());
+        async move { client.checkout(&order).await }
+    });
+    let is_its_debit = |event: &Stored| event.subject == "payment.debited" && event.json()["order_id"] == order;
+    let debited = until("the debit", async || nats.events().await.into_iter().find(is_its_debit)).await;
+    let mut body = debited.json();
+    body["reason"] = "abandoned".into();
+    nats.publish("checkout.failed", debited.headers.clone(), body.to_string()).await;
+    has_heard_all(&platform, &nats).await;
     platform.end_and_await("auditor", Signal::SIGKILL).await;
+    drop(stands_still);
+    buyer.await.unwrap();
+    eventually("its successor names that saga", async || named(debited.saga()) > 0).await;
+    assert_eq!(named(&saga), times, "what its predecessor has told it does not tell again");
+    assert_eq!(metric(&platform, contradictions).await, Some(named(debited.saga()) as u64));
+
+    // What happens while there is none.
+    let pid = platform.pid("auditor").unwrap();
+    platform.signal("auditor", Signal::SIGKILL);
     let saga = forge(1).await;
-    eventually("its successor names the next one", async || named(&saga)).await;
+    platform.restarted("auditor", pid).await;
+    eventually("its successor names the next one", async || named(&saga) > 0).await;
 
     // A stream that was lost and made anew: a gap, and no finding about what is left.
     let found = metric(&platform, "auditor_findings_total").await;

@@ -90,12 +90,12 @@ pub fn sentinel_users(secrets: &Secrets) -> Result<String, Failure> {
     Ok(format!("requirepass {0}\nsentinel sentinel-pass {0}\n", &*password))
 }
 
-/// What the auditor is told of its login. It looks, as a person does who has `nats.env`.
+/// What the auditor is told of its login.
 ///
 /// # Errors
 /// The passwords cannot be drawn.
 pub fn of_auditor(secrets: &Secrets) -> Result<Vec<(String, String)>, Failure> {
-    let user = User::Observer.name();
+    let user = User::Auditor.name();
     let file = secrets.file(&format!("nats-{user}"))?.display().to_string();
     let env = [("NATS_USER", user.to_owned()), ("NATS_PASSWORD_FILE", file), ("NATS_PASSWORD", String::new())];
     Ok(env.map(|(name, value)| (name.to_owned(), value)).to_vec())

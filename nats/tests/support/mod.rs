@@ -208,9 +208,12 @@ pub fn whole<Fut: Future<Output = Vec<Verdict>> + Send + 'static>(
     Closure(move |batch: Vec<Event>| -> Reaction { Box::pin(react(batch)) })
 }
 
-/// Answers each event with the next one of a saga that succeeds.
+/// Answers each event with the next one of a saga that succeeds, and what is about no saga with nothing.
 pub fn answer_with(kind: Kind) -> impl React {
-    each(move |event| Verdict::Publish(vec![saga(event).then(kind, None, 2).into()]))
+    each(move |event| match event {
+        Event::Saga(event) => Verdict::Publish(vec![event.then(kind, None, 2).into()]),
+        Event::Watermark(_) => Verdict::Publish(Vec::new()),
+    })
 }
 
 /// The numbers of the sagas seen.
