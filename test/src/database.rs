@@ -73,6 +73,35 @@ impl TestDatabase {
     pub fn clear(&mut self) {
         self.console.ask(&["FLUSHDB"]);
     }
+
+    /// Keeps a copy of everything beside it, as a replica does that falls behind from now on.
+    pub fn remember(&mut self) {
+        self.replace("0", "1");
+    }
+
+    /// Everything is as it was when it was remembered: a failover has lost the tail.
+    pub fn go_back(&mut self) {
+        self.replace("1", "0");
+    }
+
+    /// Replaces the contents of one of the server's databases by those of another.
+    fn replace(&mut self, from: &str, to: &str) {
+        self.console.ask(&["SELECT", to]);
+        self.console.ask(&["FLUSHDB"]);
+        self.console.ask(&["SELECT", from]);
+        for key in self.console.keys("") {
+            self.console.ask(&["COPY", &key, &key, "DB", to]);
+        }
+        self.console.ask(&["SELECT", "0"]);
+    }
+}
+
+/// A library with a bug planted: one place of its text reads otherwise.
+pub fn with_bug(library: &Library, right: &str, wrong: &str) -> Library {
+    assert_eq!(library.code.matches(right).count(), 1, "one place of {}.lua reads {right:?}", library.name);
+    let code = library.code.replacen(right, wrong, 1);
+    // For the few of a test, as long as it runs.
+    Library { name: library.name, code: Box::leak(code.into_boxed_str()) }
 }
 
 /// The operation of a client's request with this `Idempotency-Key`.

@@ -1,4 +1,4 @@
-//! Random sequences of begin, close, claim, watermark and loss do what the pure database of the simulator does: what is proved
+//! Random sequences of begin, close, claim, watermark, loss and redo do what the pure database of the simulator does: what is proved
 //! over that one holds for this one. And both do what the undo log's one transition says.
 
 use std::collections::BTreeMap;
@@ -6,22 +6,26 @@ use std::time::Duration;
 
 use common::event::Kind;
 use common::reason::FailureReason;
-use common::redis::Operation;
+use common::redis::{Library, Operation};
 use common::saga::{Saga, SagaId};
 use common::undo::{Illegal, State, Transition, transition};
 use order::config::ReconcileSettings;
 use order::decision::Outcome;
-use order::effect::{Begun, Cost, add_item, raise_watermark};
+use order::effect::{Begun, Cost, LIBRARY, add_item, raise_watermark, redo_start};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use protocol::database::{AddItem, ClaimLimits, Order as Model, OrderRecord, Raised};
 use protocol::planted::Planted;
-use testing::database::operation;
+use testing::database::{operation, with_bug};
 
+use crate::redo::published;
 use crate::support::{Orders, RETENTION_S, TRACE, settings};
 
 const ORDERS: [&str; 3] = ["0", "1", "missing"];
 const REASONS: [&str; 2] = ["out_of_stock:a", "abandoned"];
+
+/// How many random cases are run.
+const CASES: u32 = 1_000;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -37,6 +41,12 @@ enum Act {
     AddItem(usize),
     /// An order is created in the place of another.
     Replace(usize),
+    /// The published start of one of the sagas there were comes once more, whether it is there or lost; those of its end are `Close`.
+    RedoStart(prop::sample::Index, bool),
+    /// A replica falls behind from now on.
+    Remember,
+    /// It takes over: all that happened since is lost.
+    GoBack,
     /// A failover forgets that an open saga was begun.
     Lose(prop::sample::Index),
     /// A closed undo entry has lived its time.
@@ -58,6 +68,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => Just(Act::Watermark),
         2 => order().prop_map(Act::AddItem),
         1 => (0..2_usize).prop_map(Act::Replace),
+        4 => (saga(), prop::bool::weighted(0.1)).prop_map(|(saga, twist)| Act::RedoStart(saga, twist)),
+        1 => Just(Act::Remember),
+        1 => Just(Act::GoBack),
         2 => saga().prop_map(Act::Lose),
         2 => saga().prop_map(Act::Expire),
         4 => (0..2_u8).prop_map(Act::ExpireKey),
@@ -69,6 +82,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 struct Both<'a> {
     real: &'a mut Orders,
     model: Model,
+    replica: Model,
     sagas: Vec<Saga>,
     incarnations: u32,
 }
@@ -86,6 +100,21 @@ impl Both<'_> {
             Act::Watermark => self.raise_watermark().await,
             Act::AddItem(order) => self.add_item(n, ORDERS[*order]).await,
             Act::Replace(order) => self.put_order(ORDERS[*order]),
+            Act::RedoStart(which, twisted) => {
+                let Some(saga) = saga(which) else { return };
+                let user = if *twisted { "8" } else { "7" }.parse().unwrap();
+                let event = published(&Saga { user_id: user, ..saga }, Kind::CheckoutStarted, None);
+                let expected = self.model.redo_start(&event).texts();
+                assert_eq!(self.real.db.texts(redo_start(&event)).await, expected, "{act:?}");
+            }
+            Act::Remember => {
+                self.real.db.remember();
+                self.replica = self.model.clone();
+            }
+            Act::GoBack => {
+                self.real.db.go_back();
+                self.model = self.replica.clone();
+            }
             Act::Lose(which) => saga(which).into_iter().for_each(|saga| self.lose(&saga)),
             Act::ExpireKey(key) => {
                 let Operation { key, .. } = checkout(*key, "");
@@ -248,24 +277,73 @@ fn agrees_with_the_transition(state: &State, kind: Kind, reason: &FailureReason,
 
 async fn agree(real: &mut Orders, acts: Vec<Act>) {
     real.db.clear();
-    let mut both = Both { real, model: Model::new(Planted::default()), sagas: Vec::new(), incarnations: 0 };
+    let model = Model::new(Planted::default());
+    let mut both = Both { real, replica: model.clone(), model, sagas: Vec::new(), incarnations: 0 };
     both.put_order(ORDERS[0]);
     both.put_order(ORDERS[1]);
+    both.act(0, &Act::Remember).await;
     for (n, act) in acts.iter().enumerate() {
         both.act(n, act).await;
     }
     both.agree_in_the_end();
 }
 
-#[test]
-fn any_sequence_of_effects_does_what_the_model_says() {
+/// One place of `order.lua` each, and what stands there instead.
+const BUGS: &[(&str, &str, &str)] = &[
+    ("close-not-idempotent", "  elseif state and state ~= 'started' then\n    return { 'ended_twice', state }\n", ""),
+    ("attempt-not-incremented", "digits(tonumber(args[7]) + 1), 'saga', ''", "args[7], 'saga', ''"),
+    ("claim-is-no-lease", "      redis.call('ZADD', keys[2], digits(now + wait), saga)\n", ""),
+    ("watermark-ignores-retries", "  for n = 1, 2 do\n", "  for n = 1, 1 do\n"),
+    (
+        "drawn-saga-id",
+        "  saga = args[5] .. '.' .. incarnation .. '.' .. attempt\n",
+        "  saga = args[5] .. '.' .. incarnation .. '.' .. math.random(1000)\n",
+    ),
+    ("redo of a start that is there", "  elseif state then\n    return { 'known' }\n", ""),
+    (
+        "redo of a start whose saga is over",
+        "  if verdict == 'completed' or verdict == 'failed' then\n    return { 'known' }\n  elseif",
+        "  if",
+    ),
+    (
+        "redo of a start leaves the order closed",
+        "    redis.call('HSET', keys[2], 'attempt', args[8], 'saga', args[1])\n",
+        "",
+    ),
+    (
+        "redo of a start that nobody finds",
+        "  redis.call('ZADD', keys[3], args[6], args[1])\n  raise(keys[4], 'started', '1')\n  return { 'redone' }",
+        "  raise(keys[4], 'started', '1')\n  return { 'redone' }",
+    ),
+];
+
+/// Runs random cases against these functions.
+fn check(library: Library, number: u32) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let orders = std::cell::RefCell::new(runtime.block_on(Orders::start()));
-    let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
+    let database = std::cell::RefCell::new(runtime.block_on(Orders::start_with(library)));
+    let config = Config {
+        cases: number,
+        failure_persistence: None,
+        max_shrink_iters: if number == CASES { 1_000 } else { 0 },
+        ..Config::default()
+    };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let checked = runner.run(&acts(), |acts| {
-        runtime.block_on(agree(&mut orders.borrow_mut(), acts));
+        runtime.block_on(agree(&mut database.borrow_mut(), acts));
         Ok(())
     });
-    checked.unwrap_or_else(|failure| panic!("{failure}"));
+    checked.map_err(|failure| failure.to_string())
+}
+
+#[test]
+fn any_sequence_of_effects_does_what_the_model_says() {
+    check(LIBRARY, CASES).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn each_bug_that_is_planted_into_the_functions_is_caught() {
+    let escaped: Vec<_> =
+        BUGS.iter().filter(|(_, right, wrong)| check(with_bug(&LIBRARY, right, wrong), CASES - 1).is_ok()).collect();
+    BUGS.iter().for_each(|(name, ..)| println!("| order.lua | {name} |"));
+    assert!(escaped.is_empty(), "{escaped:?}");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::redis::Operation;
+use common::redis::{Library, Operation};
 use common::saga::Saga;
 use common::trace::TraceParent;
 use common::undo::State;
@@ -27,7 +27,12 @@ pub struct Orders {
 impl Orders {
     /// An empty one.
     pub async fn start() -> Self {
-        Self { db: TestDatabase::start(LIBRARY).await }
+        Self::start_with(LIBRARY).await
+    }
+
+    /// An empty one with these functions.
+    pub async fn start_with(library: Library) -> Self {
+        Self { db: TestDatabase::start(library).await }
     }
 
     /// One with order 5 of user 7: incarnation `k`, items `b:1,a:2,b:3`, total 20.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use common::redis::Library;
 use common::saga::{Items, Saga};
 use payment::decision::{Effect, Outcome};
 use payment::effect::{LIBRARY, apply, read_outcome};
@@ -19,7 +20,12 @@ pub struct Payment {
 impl Payment {
     /// An empty one.
     pub async fn start() -> Self {
-        Self { db: TestDatabase::start(LIBRARY).await }
+        Self::start_with(LIBRARY).await
+    }
+
+    /// An empty one with these functions.
+    pub async fn start_with(library: Library) -> Self {
+        Self { db: TestDatabase::start(library).await }
     }
 
     /// One with these users.

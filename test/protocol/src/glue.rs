@@ -12,7 +12,7 @@ use nats::topology::Durable;
 use order::effect::Claimed;
 use order::reconcile::plan;
 
-use crate::database::{Order, Payment, Stock};
+use crate::database::{Order, Payment, Redone, Stock};
 use crate::planted::{Bug, Planted};
 
 /// The three databases.
@@ -84,6 +84,24 @@ impl Databases {
             Durable::Stock => self.react_stock(event, clocks),
             Durable::Order => self.react_order(event, clocks, retention_s),
         }
+    }
+
+    /// Makes a decision true again that its service has published; nothing for what none redoes.
+    pub fn redo(&mut self, event: &SagaEvent, now_ms: u64, retention_s: u64) -> Option<Redone> {
+        use order::decision::Outcome as Closed;
+        let state = match (event.kind, &event.reason) {
+            (Kind::CheckoutStarted, _) => return Some(self.order.redo_start(event)),
+            (Kind::CheckoutCompleted, _) => State::Completed,
+            (Kind::CheckoutFailed, Some(reason)) => State::Failed(reason.clone()),
+            _ => return self.payment.redo(event).or_else(|| self.stock.redo(event)),
+        };
+        Some(match self.order.close(now_ms, &event.saga, &state, retention_s) {
+            Closed::Closed(_) => Redone::Redone,
+            Closed::Repeat(_) => Redone::Known,
+            Closed::EndedTwice(state) => Redone::Contradiction(state),
+            Closed::Conflict(record) => Redone::Conflict(record),
+            Closed::TooOld(watermark_ms) => Redone::TooOld(watermark_ms),
+        })
     }
 
     fn react_payment(&mut self, event: &Event, clocks: Clocks) -> Reaction {

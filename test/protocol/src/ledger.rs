@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use common::event::{Event, SagaEvent};
+use common::event::{Event, Kind, SagaEvent};
 use common::saga::{Saga, SagaId};
 use common::undo::State;
 use nats::topology::Durable;
 
-use crate::database::Order;
+use crate::database::{Order, PaymentRecord};
 use crate::glue::{Clocks, Databases, Outcome, Reaction};
 
 /// Something happened that must not.
@@ -206,11 +206,18 @@ impl Ledger {
         let pieces: i64 = databases.stock.pieces.values().sum();
         let debited: i64 = self.accounts().map(|account| account.debited).sum();
         let taken: i64 = self.accounts().flat_map(|account| &account.taken).sum();
-        if credits != self.money - debited {
-            return Err(Violation(format!("users have {credits}, but should have {} - {debited}", self.money)));
+        let (no_credit, no_pieces) = (databases.payment.totals.uncovered, databases.stock.totals.uncovered);
+        if credits != self.money - debited + no_credit {
+            return Err(Violation(format!(
+                "users have {credits}, but should have {} - {debited} + {no_credit}",
+                self.money
+            )));
         }
-        if pieces != self.pieces - taken {
-            return Err(Violation(format!("there are {pieces} pieces, but should be {} - {taken}", self.pieces)));
+        if pieces != self.pieces - taken + no_pieces {
+            return Err(Violation(format!(
+                "there are {pieces} pieces, but should be {} - {taken} + {no_pieces}",
+                self.pieces
+            )));
         }
         Ok(())
     }
@@ -230,6 +237,77 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+}
+
+/// A database that has lost its tail, before the eyes of the observer.
+impl Ledger {
+    /// What is true of each saga now. What was published must still be true; the rest is as if it had never been.
+    ///
+    /// # Errors
+    /// Something that was published is not true any more.
+    pub fn restate(
+        &mut self,
+        durable: Durable,
+        before: &Databases,
+        now: &Databases,
+        was_published: impl Fn(Kind, &SagaId) -> bool,
+    ) -> Result<(), Violation> {
+        let mut unheard_of = Vec::new();
+        for (id, account) in &mut self.accounts {
+            let told = |kind| was_published(kind, id);
+            match durable {
+                Durable::Payment => account.restate_payment(before, now),
+                Durable::Stock => account.restate_stock(before, now, told),
+                Durable::Order if !now.order.undo.contains_key(id) && !told(Kind::CheckoutStarted) => {
+                    if account.closed.is_none() {
+                        unheard_of.push(id.clone());
+                    }
+                }
+                Durable::Order => {
+                    let is_told = told(Kind::CheckoutCompleted) || told(Kind::CheckoutFailed);
+                    let is_open = now.order.undo.get(id).is_some_and(|entry| entry.state == State::Started);
+                    if account.closed.is_some() && is_open {
+                        if is_told {
+                            return Err(account.wrong("its end was told, and it is open again"));
+                        }
+                        account.closed = None;
+                    }
+                }
+            }
+            account.check()?;
+        }
+        // Begun and told to nobody: nothing has come of it.
+        unheard_of.iter().for_each(|id| drop(self.accounts.remove(id)));
+        Ok(())
+    }
+}
+
+impl Account {
+    fn restate_payment(&mut self, before: &Databases, now: &Databases) {
+        use payment::decision::Outcome as Paid;
+        let amount = self.amount();
+        (self.debited, self.debits, self.refunds) = match now.payment.outcomes.get(&self.saga) {
+            Some(PaymentRecord { outcome: Paid::Debited, .. }) => (amount, u32::from(amount > 0), 0),
+            Some(PaymentRecord { outcome: Paid::Refunded(_), .. }) => (0, u32::from(amount > 0), u32::from(amount > 0)),
+            // It was forgotten long ago.
+            None if before.payment.outcomes.get(&self.saga).is_none() => (self.debited, self.debits, self.refunds),
+            _ => (0, 0, 0),
+        };
+    }
+
+    fn restate_stock(&mut self, before: &Databases, now: &Databases, told: impl Fn(Kind) -> bool) {
+        use stock::decision::Outcome as Taken;
+        let record = now.stock.outcomes.get(&self.saga);
+        if record.is_none() && before.stock.outcomes.get(&self.saga).is_none() {
+            return;
+        }
+        let outcome = record.map(|record| &record.outcome);
+        let is_reserved = outcome == Some(&Taken::Reserved);
+        self.taken =
+            self.saga.items.iter().map(|(_, quantity)| i64::from(is_reserved) * quantity.get().cast_signed()).collect();
+        self.reserved = is_reserved || told(Kind::StockReserved);
+        self.refused = matches!(outcome, Some(Taken::Failed(_))) || told(Kind::StockFailed);
     }
 }
 

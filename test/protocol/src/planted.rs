@@ -44,8 +44,14 @@ pub enum Bug {
     StartedBeforeUndo,
     /// A client whose time is over is told that its checkout failed.
     TimeoutToldAsFailure,
-    /// A database that has lost its tail is used without a redo.
-    RedoSkipped,
+    /// The order database that has lost its tail is used without a redo.
+    OrderRedoSkipped,
+    /// Payment's database that has lost its tail is used without a redo.
+    PaymentRedoSkipped,
+    /// Stock's database that has lost its tail is used without a redo.
+    StockRedoSkipped,
+    /// What the replica does not have is told as safe.
+    WaitUnchecked,
 }
 
 impl Bug {
@@ -69,7 +75,10 @@ impl Bug {
         Self::ReplayStartsAnew,
         Self::StartedBeforeUndo,
         Self::TimeoutToldAsFailure,
-        Self::RedoSkipped,
+        Self::OrderRedoSkipped,
+        Self::PaymentRedoSkipped,
+        Self::StockRedoSkipped,
+        Self::WaitUnchecked,
     ];
 }
 

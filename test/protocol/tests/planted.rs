@@ -21,7 +21,8 @@ fn is_beyond_exploration(bug: Bug) -> Option<&'static str> {
         Bug::AckBeforePublish => Some("no acknowledgements: each letter may come again or be lost"),
         Bug::NeverAbandons | Bug::WatermarkIgnoresRetries | Bug::TrimWithoutRefusing => Some("no clock"),
         Bug::TimeoutToldAsFailure => Some("no waiting clients"),
-        Bug::RedoSkipped => Some("no clock, so no watermark that passes what was forgotten"),
+        Bug::OrderRedoSkipped => Some("no clock, so no watermark that passes what was forgotten"),
+        Bug::WaitUnchecked => Some("no replicas: what is lost is drawn"),
         _ => None,
     }
 }

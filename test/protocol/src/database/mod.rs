@@ -11,7 +11,7 @@ mod reconcile;
 mod stock;
 
 pub use entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
-pub use order::{Order, Redone};
+pub use order::Order;
 pub use outcomes::{Outcomes, Trimmed};
 pub use payment::{Payment, PaymentRecord, PaymentTotals};
 pub use reconcile::{ClaimLimits, Raised};
@@ -32,6 +32,38 @@ pub enum Changed {
     Short(i64),
     /// The number, to which no more can be added.
     Overflow(i64),
+}
+
+/// What a redo did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redone {
+    /// It was lost, and is true again.
+    Redone,
+    /// The same, but so much of what it takes was not there.
+    Short(i64),
+    /// It is there, or over.
+    Known,
+    /// The record, which says that it was decided otherwise.
+    Contradiction(String),
+    /// The record, which has other content.
+    Conflict(String),
+    /// The watermark, behind which it lies.
+    TooOld(u64),
+}
+
+/// As Redis has it.
+impl Redone {
+    /// The reply.
+    pub fn texts(&self) -> Vec<String> {
+        match self {
+            Self::Redone => vec!["redone".into()],
+            Self::Short(missing) => vec!["short".into(), missing.to_string()],
+            Self::Known => vec!["known".into()],
+            Self::Contradiction(record) => vec!["contradiction".into(), record.clone()],
+            Self::Conflict(record) => vec!["conflict".into(), record.clone()],
+            Self::TooOld(watermark_ms) => vec!["too_old".into(), watermark_ms.to_string()],
+        }
+    }
 }
 
 /// Adds to one number.

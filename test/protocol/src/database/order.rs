@@ -17,7 +17,7 @@ use order::decision::Outcome;
 use order::effect::Begun;
 
 use super::entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
-use super::signed;
+use super::{Redone, signed};
 use crate::planted::{Bug, Planted};
 
 /// What an operation key is bound to.
@@ -42,19 +42,6 @@ enum OrderVerdict {
     Failed,
     Completed,
     Open,
-}
-
-/// What a redo did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redone {
-    /// It was lost, and is true again.
-    Redone,
-    /// It is there, or over.
-    Known,
-    /// The saga id is recorded with another user or amount.
-    Conflict,
-    /// It lies behind the watermark.
-    TooOld,
 }
 
 /// The order service's database.
@@ -304,13 +291,13 @@ impl Order {
         let saga = &event.saga;
         if let Some(UndoEntry { saga: of, .. }) = self.undo.get(&saga.saga_id) {
             let same = (&of.user_id, of.amount) == (&saga.user_id, saga.amount);
-            return if same { Redone::Known } else { Redone::Conflict };
+            return if same { Redone::Known } else { Redone::Conflict(format!("{} {}", of.user_id, of.amount)) };
         }
         let verdict = self.verdict(saga);
         if matches!(verdict, OrderVerdict::Completed | OrderVerdict::Failed) {
             return Redone::Known;
         } else if saga.started_at_ms < self.watermark_ms {
-            return Redone::TooOld;
+            return Redone::TooOld(self.watermark_ms);
         }
         let (incarnation, attempt) = parts(&saga.saga_id);
         let entries = || saga.items.iter().cloned().collect();
@@ -333,6 +320,16 @@ impl Order {
         };
         self.undo.insert(saga.saga_id.clone(), entry);
         Redone::Redone
+    }
+
+    /// How a saga has ended, as far as is known.
+    pub fn ended(&self, saga: &Saga) -> Option<State> {
+        match (self.undo.get(&saga.saga_id), self.verdict(saga)) {
+            (Some(entry), _) => Some(entry.state.clone()).filter(|state| *state != State::Started),
+            (None, OrderVerdict::Failed) => Some(State::Failed(FailureReason::Abandoned)),
+            (None, OrderVerdict::Completed) => Some(State::Completed),
+            (None, OrderVerdict::Open | OrderVerdict::Replaced) => None,
+        }
     }
 
     /// Loses the opening of a saga, as a failover may that promotes a replica which lacks the tail.

@@ -64,6 +64,12 @@ impl<R> Outcomes<R> {
         self.buckets.entry(home).or_default().insert(saga.saga_id.clone(), record);
     }
 
+    /// Takes a record away, wherever it is.
+    pub fn remove(&mut self, saga: &Saga) -> Option<R> {
+        let home = self.home(saga);
+        self.buckets.get_mut(&home)?.remove(&saga.saga_id)
+    }
+
     /// The watermark, where the saga started before it: its record may have been forgotten, so nothing may begin.
     pub fn is_forgotten(&self, saga: &Saga) -> Option<u64> {
         let refuses = !self.planted.is(Bug::TrimWithoutRefusing);

@@ -5,12 +5,13 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use common::amount::Amount;
+use common::event::{Kind, SagaEvent};
 use common::id::UserId;
 use common::reason::FailureReason;
 use common::saga::Saga;
 use payment::decision::{Effect, Outcome};
 
-use super::{Changed, Outcomes, Trimmed, add, hash_reason, signed, take};
+use super::{Changed, Outcomes, Redone, Trimmed, add, hash_reason, signed, take};
 use crate::planted::{Bug, Planted};
 
 /// What is recorded about a saga: how it came out, and the content that a repeat must have.
@@ -64,6 +65,8 @@ pub struct PaymentTotals {
     pub debited: i64,
     /// Given back to sagas.
     pub refunded: i64,
+    /// Taken by sagas once more than there was, because what was deposited before is lost.
+    pub uncovered: i64,
 }
 
 /// Payment's database.
@@ -177,6 +180,57 @@ impl Payment {
         }
     }
 
+    /// Makes a decision true again that was published: `payment_redo`. Nothing for an event of another service.
+    pub fn redo(&mut self, event: &SagaEvent) -> Option<Redone> {
+        let (saga, amount) = (&event.saga, signed(event.saga.amount.get()));
+        let told = match (event.kind, &event.reason) {
+            (Kind::PaymentDebited, _) => Outcome::Debited,
+            (Kind::PaymentDeclined, Some(reason)) => Outcome::Declined(reason.clone()),
+            (Kind::PaymentRefunded, Some(reason)) => Outcome::Refunded(reason.clone()),
+            _ => return None,
+        };
+        let is_declined = |outcome: &Outcome| matches!(outcome, Outcome::Declined(_));
+        let mut missing = 0;
+        let outcome = match (self.outcomes.get(saga), told) {
+            (Some(record), _) if (&record.user, record.amount) != (&saga.user_id, saga.amount) => {
+                return Some(Redone::Conflict(record.to_string()));
+            }
+            (Some(record), told) if is_declined(&record.outcome) != is_declined(&told) => {
+                return Some(Redone::Contradiction(record.to_string()));
+            }
+            (Some(PaymentRecord { outcome: Outcome::Debited, .. }), Outcome::Refunded(reason)) => {
+                self.totals.refunded += amount;
+                *self.credits.entry(saga.user_id.clone()).or_default() += amount;
+                Outcome::Refunded(reason)
+            }
+            (Some(_), _) => {
+                self.outcomes.keep(saga);
+                return Some(Redone::Known);
+            }
+            (None, told) => {
+                if let Some(watermark_ms) = self.outcomes.is_forgotten(saga) {
+                    return Some(Redone::TooOld(watermark_ms));
+                }
+                match told {
+                    Outcome::Debited => {
+                        let credit = self.credits.get_mut(&saga.user_id);
+                        let there = credit.as_ref().map_or(0, |credit| amount.min(**credit));
+                        credit.into_iter().for_each(|credit| *credit -= there);
+                        missing = amount - there;
+                        self.totals.debited += amount;
+                        self.totals.uncovered += missing;
+                        Outcome::Debited
+                    }
+                    // Without its debit it is what a tombstone tells as well.
+                    Outcome::Refunded(reason) => Outcome::Voided(reason),
+                    declined => declined,
+                }
+            }
+        };
+        self.outcomes.record(saga, PaymentRecord { outcome, user: saga.user_id.clone(), amount: saga.amount });
+        Some(if missing > 0 { Redone::Short(missing) } else { Redone::Redone })
+    }
+
     /// Forgets records behind the watermark: `payment_trim`.
     pub fn trim(&mut self, closed_before_ms: u64, most: u64) -> Trimmed {
         self.outcomes.trim(closed_before_ms, most)
@@ -200,10 +254,48 @@ impl Payment {
         changed
     }
 
+    /// What was decided last about a saga, and can be lost with the tail of the database. A refund cannot where its money has gone on: that is
+    /// no tail.
+    pub fn last_decision(&self, saga: &Saga) -> Option<Kind> {
+        Some(match self.outcomes.get(saga)?.outcome {
+            Outcome::Debited => Kind::PaymentDebited,
+            Outcome::Declined(_) => Kind::PaymentDeclined,
+            Outcome::Refunded(_) if self.credit(&saga.user_id) < signed(saga.amount.get()) => return None,
+            Outcome::Refunded(_) | Outcome::Voided(_) => Kind::PaymentRefunded,
+            Outcome::Conflict(_) | Outcome::TooOld(_) => return None,
+        })
+    }
+
+    /// Loses what was decided last about a saga, as a failover may that promotes a replica which lacks the tail.
+    pub fn lose_decision(&mut self, saga: &Saga) {
+        let amount = signed(saga.amount.get());
+        let Some(record) = self.outcomes.remove(saga) else { return };
+        let credit =
+            |credits: &mut BTreeMap<UserId, i64>, by: i64| *credits.entry(saga.user_id.clone()).or_default() += by;
+        match record.outcome {
+            Outcome::Debited => {
+                credit(&mut self.credits, amount);
+                self.totals.debited -= amount;
+            }
+            Outcome::Refunded(_) => {
+                credit(&mut self.credits, -amount);
+                self.totals.refunded -= amount;
+                self.outcomes.record(saga, PaymentRecord { outcome: Outcome::Debited, ..record });
+            }
+            _ => {}
+        }
+    }
+
+    /// The credit that there would be, had there been no saga.
+    pub fn brought(&self) -> i64 {
+        self.totals.initial + self.totals.deposited - self.totals.paid
+    }
+
     /// Whether all money is accounted for, and nobody owes any.
     pub fn audit(&self) -> Result<(), String> {
-        let PaymentTotals { initial, deposited, paid, debited, refunded } = self.totals;
-        let (credits, books) = (self.credits.values().sum::<i64>(), initial + deposited - paid - debited + refunded);
+        let PaymentTotals { initial, deposited, paid, debited, refunded, uncovered } = self.totals;
+        let (credits, books) =
+            (self.credits.values().sum::<i64>(), initial + deposited - paid - debited + refunded + uncovered);
         if credits != books {
             return Err(format!("payment: the credits sum up to {credits}, the books to {books}"));
         }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use common::event::{Kind, SagaEvent};
 use common::id::ItemId;
 use common::reason::FailureReason;
 use common::saga::{Items, Saga};
 use stock::decision::{Effect, Outcome};
 
-use super::{Changed, Outcomes, Trimmed, add, hash_reason, signed, take};
+use super::{Changed, Outcomes, Redone, Trimmed, add, hash_reason, signed, take};
 use crate::planted::{Bug, Planted};
 
 /// What is recorded about a saga: how it came out, and the content that a repeat must have.
@@ -60,6 +61,8 @@ pub struct StockTotals {
     pub subtracted: i64,
     /// Pieces that sagas took.
     pub reserved: i64,
+    /// Pieces that sagas took once more than there were, because what was added before is lost.
+    pub uncovered: i64,
 }
 
 /// Stock's database.
@@ -138,6 +141,39 @@ impl Stock {
         *self.pieces.entry(item.clone()).or_default() -= signed(quantity);
     }
 
+    /// Makes a decision true again that was published: `stock_redo`. Nothing for an event of another service.
+    pub fn redo(&mut self, event: &SagaEvent) -> Option<Redone> {
+        let saga = &event.saga;
+        let told = match (event.kind, &event.reason) {
+            (Kind::StockReserved, _) => Outcome::Reserved,
+            (Kind::StockFailed, Some(reason)) => Outcome::Failed(reason.clone()),
+            _ => return None,
+        };
+        if let Some(record) = self.outcomes.get(saga) {
+            if record.items != saga.items {
+                return Some(Redone::Conflict(record.to_string()));
+            } else if std::mem::discriminant(&record.outcome) != std::mem::discriminant(&told) {
+                return Some(Redone::Contradiction(record.to_string()));
+            }
+            self.outcomes.keep(saga);
+            return Some(Redone::Known);
+        } else if let Some(watermark_ms) = self.outcomes.is_forgotten(saga) {
+            return Some(Redone::TooOld(watermark_ms));
+        }
+        let mut missing = 0;
+        for (item, quantity) in saga.items.iter().filter(|_| told == Outcome::Reserved) {
+            let quantity = signed(quantity.get());
+            let pieces = self.pieces.get_mut(item);
+            let there = pieces.as_ref().map_or(0, |pieces| quantity.min(**pieces));
+            pieces.into_iter().for_each(|pieces| *pieces -= there);
+            self.totals.reserved += quantity;
+            missing += quantity - there;
+        }
+        self.totals.uncovered += missing;
+        self.outcomes.record(saga, StockRecord { outcome: told, items: saga.items.clone() });
+        Some(if missing > 0 { Redone::Short(missing) } else { Redone::Redone })
+    }
+
     /// Forgets records behind the watermark: `stock_trim`.
     pub fn trim(&mut self, closed_before_ms: u64, most: u64) -> Trimmed {
         self.outcomes.trim(closed_before_ms, most)
@@ -161,10 +197,34 @@ impl Stock {
         changed
     }
 
+    /// What was decided about a saga.
+    pub fn last_decision(&self, saga: &Saga) -> Option<Kind> {
+        match self.outcomes.get(saga)?.outcome {
+            Outcome::Reserved => Some(Kind::StockReserved),
+            Outcome::Failed(_) => Some(Kind::StockFailed),
+            Outcome::Conflict(_) | Outcome::TooOld(_) => None,
+        }
+    }
+
+    /// Loses what was decided about a saga, as a failover may that promotes a replica which lacks the tail.
+    pub fn lose_decision(&mut self, saga: &Saga) {
+        if self.outcomes.remove(saga).is_some_and(|record| record.outcome == Outcome::Reserved) {
+            for (item, quantity) in saga.items.iter() {
+                self.totals.reserved -= signed(quantity.get());
+                *self.pieces.entry(item.clone()).or_default() += signed(quantity.get());
+            }
+        }
+    }
+
+    /// The pieces that there would be, had there been no saga.
+    pub fn brought(&self) -> i64 {
+        self.totals.initial + self.totals.added - self.totals.subtracted
+    }
+
     /// Whether all pieces are accounted for, and none are owed.
     pub fn audit(&self) -> Result<(), String> {
-        let StockTotals { initial, added, subtracted, reserved } = self.totals;
-        let (pieces, books) = (self.pieces.values().sum::<i64>(), initial + added - subtracted - reserved);
+        let StockTotals { initial, added, subtracted, reserved, uncovered } = self.totals;
+        let (pieces, books) = (self.pieces.values().sum::<i64>(), initial + added - subtracted - reserved + uncovered);
         if pieces != books {
             return Err(format!("stock: the pieces sum up to {pieces}, the books to {books}"));
         }

@@ -41,6 +41,8 @@ pub struct Configuration {
     pub trades: u8,
     /// How often the order database forgets that a saga was opened.
     pub undo_losses: u8,
+    /// How often payment's or stock's database forgets its last decision about a saga.
+    pub tail_losses: u8,
 }
 
 /// What an order costs: less than the credit of two orders.
@@ -59,6 +61,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 1,
         trades: 1,
         undo_losses: 0,
+        tail_losses: 0,
     },
     Configuration {
         name: "no-credit",
@@ -71,6 +74,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 2,
         trades: 1,
         undo_losses: 0,
+        tail_losses: 0,
     },
     Configuration {
         name: "one-item",
@@ -83,6 +87,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 2,
         trades: 0,
         undo_losses: 0,
+        tail_losses: 0,
     },
     Configuration {
         name: "one-user",
@@ -95,6 +100,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 2,
         trades: 0,
         undo_losses: 0,
+        tail_losses: 0,
     },
     Configuration {
         name: "two-reconcilers",
@@ -107,6 +113,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 4,
         trades: 0,
         undo_losses: 0,
+        tail_losses: 0,
     },
     Configuration {
         name: "lost-undo",
@@ -119,6 +126,33 @@ pub const CONFIGURATIONS: &[Configuration] = &[
         losses: 1,
         trades: 0,
         undo_losses: 2,
+        tail_losses: 0,
+    },
+    Configuration {
+        name: "lost-tails",
+        about: "one order, whose debit and reservation are forgotten by their databases",
+        orders: &["u"],
+        credit: 2,
+        pieces: [1, 1],
+        asks: 1,
+        claims: 3,
+        losses: 2,
+        trades: 0,
+        undo_losses: 0,
+        tail_losses: 3,
+    },
+    Configuration {
+        name: "lost-tails-short",
+        about: "two orders of one user that want the same piece, whose decisions are forgotten",
+        orders: &["u", "u"],
+        credit: 3,
+        pieces: [1, 1],
+        asks: 2,
+        claims: 1,
+        losses: 0,
+        trades: 0,
+        undo_losses: 0,
+        tail_losses: 1,
     },
 ];
 

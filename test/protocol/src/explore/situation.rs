@@ -1,5 +1,7 @@
 //! A situation of the exploration and the steps that lead to the next.
 
+mod losses;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -97,6 +99,8 @@ pub enum Step {
     Trade,
     /// The order database forgets that a saga was opened.
     LoseUndo(SagaId),
+    /// Payment's or stock's database forgets what it decided last about a saga. Where that was published, it is redone.
+    LoseDecision(Durable, SagaId),
 }
 
 impl fmt::Display for Step {
@@ -112,6 +116,7 @@ impl fmt::Display for Step {
             Self::Lose(letter) => write!(f, "the stream loses {}", letter.key),
             Self::Trade => f.write_str("pieces and credit are brought"),
             Self::LoseUndo(saga) => write!(f, "the order database forgets {saga}"),
+            Self::LoseDecision(of, saga) => write!(f, "the database of {of} forgets what it decided last about {saga}"),
         }
     }
 }
@@ -134,6 +139,9 @@ pub struct Situation {
     losses: u8,
     trades: u8,
     undo_losses: u8,
+    tail_losses: u8,
+    /// Decisions of payment and stock that were ever published, for as long as some may be lost.
+    told: BTreeSet<(&'static str, SagaId)>,
 }
 
 impl Situation {
@@ -158,9 +166,22 @@ impl Situation {
             let record = OrderRecord::new(user, entries.clone(), cost, "k");
             databases.order.orders.insert(OrderId::from_index(number as u64), record);
         }
-        let &Configuration { asks, claims, losses, trades, undo_losses, .. } = configuration;
-        let (letters, known, claimed) = (BTreeSet::new(), BTreeSet::new(), Default::default());
-        Self { databases, ledger, wrong: None, letters, claimed, known, asks, claims, losses, trades, undo_losses }
+        let &Configuration { asks, claims, losses, trades, undo_losses, tail_losses, .. } = configuration;
+        Self {
+            databases,
+            ledger,
+            wrong: None,
+            letters: BTreeSet::new(),
+            claimed: Default::default(),
+            known: BTreeSet::new(),
+            asks,
+            claims,
+            losses,
+            trades,
+            undo_losses,
+            tail_losses,
+            told: BTreeSet::new(),
+        }
     }
 
     /// What can happen next.
@@ -192,6 +213,13 @@ impl Situation {
         }
         if self.undo_losses > 0 {
             steps.extend(open.iter().map(|saga| Step::LoseUndo(saga.saga_id.clone())));
+        }
+        if self.tail_losses > 0 {
+            let sagas = self.ledger.accounts().map(|account| &account.saga);
+            steps.extend(sagas.flat_map(|saga| {
+                let of = [Durable::Payment, Durable::Stock].into_iter();
+                of.filter(|of| self.may_forget(*of, saga)).map(|of| Step::LoseDecision(of, saga.saga_id.clone()))
+            }));
         }
     }
 
@@ -237,6 +265,7 @@ impl Situation {
                 lost.iter().for_each(|saga| self.databases.order.lose_begin(saga));
                 self.ledger.lost(saga);
             }
+            Step::LoseDecision(of, saga) => self.lose_decision(*of, saga, planted)?,
         }
         self.ledger.check_books(&self.databases)?;
         self.ledger.check_orders(&self.databases.order)
@@ -296,6 +325,11 @@ impl Situation {
     }
 
     fn store_event(&mut self, event: Event, planted: Planted) {
+        if let Event::Saga(event) = &event
+            && self.tail_losses > 0
+        {
+            self.told.insert((event.kind.subject(), event.saga.saga_id.clone()));
+        }
         if let Some(letter) = Letter::of(event, planted.is(Bug::DedupWithoutRound)) {
             self.store(Arc::new(letter), planted);
         }

@@ -52,6 +52,11 @@ impl World {
                 self.count("clock jumps");
             }
             11 if self.dice.chance(odds.undo_lost) => return self.lose_undo(),
+            12 if self.dice.chance(odds.lose_database) => return self.lose_database_tail(),
+            13 if self.dice.chance(odds.lose_database) => {
+                let durable = self.dice.one_of(Durable::ALL);
+                self.replicate(durable);
+            }
             _ => {}
         }
         Ok(())
@@ -123,7 +128,7 @@ impl World {
         self.say(|_| format!("the order database forgets {}", saga.saga_id));
         self.count("undo entries lost");
         self.databases.order.lose_begin(&saga);
-        match told.filter(|_| self.scenario.late_undo_loss && !self.planted.is(Bug::RedoSkipped)) {
+        match told.filter(|_| self.scenario.late_undo_loss && !self.planted.is(Bug::OrderRedoSkipped)) {
             // Before anything else is done with the database.
             Some(start) => {
                 let redone = self.databases.order.redo_start(&start);

@@ -53,6 +53,16 @@ enum Stage {
     Published,
 }
 
+impl Batch {
+    /// What was decided and not told is to be decided again.
+    pub fn begin_again(&mut self) {
+        if self.stage == Stage::Decided {
+            self.stage = Stage::Received;
+            self.events.clear();
+        }
+    }
+}
+
 impl World {
     /// Whether an instance is there and its durable can be reached.
     pub fn is_up(&self, instance: usize) -> bool {
@@ -196,6 +206,7 @@ impl World {
                 self.ledger.told(saga, &fact, true)?;
             }
         }
+        self.wait_before_publishing(event);
         self.say(|_| format!("stored: {}", event.id()));
         self.count("messages");
         self.stream.store(Message::of(event).map_err(Violation)?.into());
@@ -216,6 +227,7 @@ impl World {
         self.count_by("dead letters", usize::from(reaction.answer.is_err()));
         self.check_books()?;
         if let Some((state, inboxes)) = &reaction.told {
+            self.wait_for_replica(durable);
             self.notify(event, state, inboxes)?;
         }
         Ok(reaction)

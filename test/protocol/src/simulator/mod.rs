@@ -16,6 +16,7 @@ mod request;
 mod scenario;
 mod shop;
 mod stream;
+mod tails;
 
 pub use scenario::{Extensions, Witness};
 
@@ -36,6 +37,7 @@ use request::Request;
 use scenario::Scenario;
 use shop::Shop;
 use stream::{Stream, place};
+use tails::Replica;
 
 /// When all simulations begin: the clock decides nothing by itself, so any time will do.
 const START_MS: u64 = 1_700_000_000_000;
@@ -64,6 +66,8 @@ struct World {
     /// How far the order database's clock is off.
     order_skew_ms: i64,
     databases: Databases,
+    /// What a failover would make of each of them.
+    replicas: [Replica; 3],
     /// Until when each database cannot be reached.
     database_away_until_ms: [u64; 3],
     stream: Stream,
@@ -87,8 +91,11 @@ impl World {
         let mut extensions = options.extensions;
         // Only a failover makes it matter where a saga's id comes from.
         extensions.undo_loss |= options.planted.is(Bug::DrawnSagaId);
-        extensions.late_undo_loss |= options.planted.is(Bug::RedoSkipped);
-        let scenario = Scenario::draw(&mut dice, extensions);
+        extensions.late_undo_loss |= options.planted.is(Bug::OrderRedoSkipped);
+        let mut scenario = Scenario::draw(&mut dice, extensions);
+        if let Some(Bug::PaymentRedoSkipped | Bug::StockRedoSkipped | Bug::WaitUnchecked) = options.planted.0 {
+            scenario.waits = options.planted.is(Bug::WaitUnchecked);
+        }
         let shop = Shop::draw(&mut dice);
         let services = Durable::ALL.iter().flat_map(|durable| (1..=INSTANCES).map(move |n| (*durable, n)));
         let instances = services.map(|(durable, n)| Instance {
@@ -104,6 +111,7 @@ impl World {
         let mut world = Self {
             now_ms: START_MS,
             order_skew_ms: 0,
+            replicas: Self::new_replicas(&Databases::new(options.planted)),
             databases: Databases::new(options.planted),
             database_away_until_ms: [0; 3],
             stream: Stream::new(options.planted.is(Bug::DedupWithoutRound)),
@@ -123,6 +131,7 @@ impl World {
         };
         world.say(|world| format!("{:#?}", world.scenario));
         world.open_shop();
+        world.replicas = Self::new_replicas(&world.databases);
         world
     }
 

@@ -83,6 +83,7 @@ impl World {
             // Of what is begun and not told, the stream knows nothing. Where it is the only witness, it was told just in time.
             if let (Stage::Begun(saga), Witness::Stream) = (request.stage, self.scenario.witness) {
                 let stored = Message::of(&started(*saga, &self.traceparent));
+                self.wait_for_replica(Durable::Order);
                 stored.into_iter().for_each(|message| self.stream.store(message.into()));
             }
         }

@@ -56,8 +56,9 @@ pub struct Odds {
     pub clock: u64,
     /// `checkout.started` is not published in time.
     pub not_told: u64,
-    /// Extension point for lost tails of the databases: the order database forgets the opening of a saga, and the client
-    /// asks again at once. Where it happens soon, derived saga ids cover it by themselves; where late, the redo of the start.
+    /// A replica that lags behind becomes the primary of a database; likewise, how often a replica catches up.
+    pub lose_database: u64,
+    /// The order database forgets the opening of one saga, and the client asks again at once. Where it happens soon, derived saga ids cover it by themselves; where late, the redo of the start.
     pub undo_lost: u64,
 }
 
@@ -91,6 +92,8 @@ pub struct Scenario {
     pub ack_wait_ms: u64,
     /// How long a request waits.
     pub request_limit_ms: u64,
+    /// Whether writes wait for the replica before anybody is told of them.
+    pub waits: bool,
     /// Whether payment stays away after the faults, until every open saga is past its limit.
     pub payment_stays_away: bool,
     /// Whether orders are created anew under their old ids.
@@ -113,7 +116,15 @@ impl Scenario {
         };
         let mut odds = Odds::draw(dice);
         odds.undo_lost = if extensions.undo_loss || extensions.late_undo_loss { 300 } else { 0 };
+        if odds.undo_lost > 0 {
+            odds.lose_database = 0;
+        }
         odds.limit_to(witness);
+        if odds.lose_database > 0 && margin_ms < 60_000 {
+            // A clock that jumps back while the watermark is lost too has new sagas begin behind the watermark that was told. The margin is
+            // for that.
+            odds.clock = 0;
+        }
         let retention_s = dice.one_of(&[5, 300]);
         Self {
             witness,
@@ -124,6 +135,7 @@ impl Scenario {
             retention_s,
             ack_wait_ms: dice.one_of(&[500, 3_000, 10_000]),
             request_limit_ms: dice.one_of(&[1_000, 10_000]),
+            waits: dice.chance(500),
             payment_stays_away: witness != Witness::Stream && dice.chance(150),
             // Whether a saga of a replaced order is over, only its undo entry says. Were it forgotten before the watermark has
             // passed, a late event would close the saga again.
@@ -157,6 +169,7 @@ impl Odds {
             clock: up_to(300),
             not_told: up_to(100),
             undo_lost: 0,
+            lose_database: up_to(300),
         }
     }
 

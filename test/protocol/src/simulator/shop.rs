@@ -109,6 +109,7 @@ impl World {
         };
         self.ledger.money += money;
         self.ledger.pieces += pieces;
+        Durable::ALL.iter().for_each(|durable| self.wait_for_replica(*durable));
         self.check_books()
     }
 
