@@ -6,6 +6,7 @@ pub mod books;
 pub mod client;
 pub mod database;
 pub mod folder;
+pub mod ha;
 pub mod load;
 pub mod lua_headers;
 pub mod platform;

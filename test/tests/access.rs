@@ -137,6 +137,44 @@ async fn no_password_is_in_a_log_in_a_command_line_in_an_environment_or_in_a_fil
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_written_into_an_address_is_in_no_log_and_no_command_line() {
+    let platform = Platform::start(Options::default()).await;
+    let (of_nats, of_redis) = (platform.secret("nats-payment"), platform.secret("redis-payment"));
+    let (_, redis) = platform.redis_url("payment").rsplit_once('@').unwrap();
+    let (_, nats) = platform.nats_url().rsplit_once('@').unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let log = platform.folder().path().join("log/payment-by-hand.log");
+    let file = fs::File::create(&log).unwrap();
+    let mut instance = std::process::Command::new(testing::platform::program().with_file_name("payment"))
+        .env("LISTEN", address.to_string())
+        .env("INSTANCE", "payment-by-hand")
+        .env("LOG", "trace")
+        .env("TOPOLOGY", "verify")
+        .env("NATS_URL", format!("nats://payment:{of_nats}@{nats}"))
+        .env("REDIS_URL", format!("redis://payment:{of_redis}@{redis}"))
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .unwrap();
+    let client = testing::client::Client::new(&format!("http://{address}"));
+    let is_ready = async || client.send(http::Method::GET, "/health/ready", &[]).await.is_ok_and(|it| it.status == 200);
+    testing::wait::eventually("it is ready", async || is_ready().await).await;
+    // And it meets trouble with both.
+    platform.end_and_await("nats-1", Signal::SIGKILL).await;
+    platform.end_and_await("redis-payment", Signal::SIGKILL).await;
+    testing::wait::eventually("it is ready again", async || is_ready().await).await;
+    let cmdline = fs::read(format!("/proc/{}/cmdline", instance.id())).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(instance.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(instance.wait().unwrap().success());
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("TRACE") && said.contains("NATS") && said.contains("again"), "{said}");
+    for password in [of_nats, of_redis] {
+        assert!(!said.contains(&password), "a password is in its log");
+        assert!(!String::from_utf8_lossy(&cmdline).contains(&password), "a password is in its command line");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_printed_file_lets_a_person_look_and_do_nothing_else() {
     let platform = Platform::start(Options::default()).await;
     let file = platform.folder().path().join("nats.env");

@@ -66,6 +66,53 @@ async fn under_load_everything_agrees() {
     assert_clean(&platform).await;
 }
 
+/// How often writes of payment's database were held.
+async fn times_held(platform: &Platform) -> u64 {
+    let statistics = ask(platform, "payment", &["INFO", "commandstats"]).await.unwrap();
+    let line = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_client|pause:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sum_that_never_rests_is_proven_by_holding_writes_for_a_moment_and_by_no_means_if_that_is_forbidden() {
+    let platform = Platform::start(Options::default()).await;
+    platform.client().batch_users(100, 1_000).await;
+    // Deposits without end, each whole at every instant; more of them are always on their way than the database has carried out.
+    let url = platform.primary_url("payment").await.unwrap();
+    let restless: Vec<_> = (0..3)
+        .map(|n| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let mut database = Database::open(&url).await;
+                let mut deposits = redis::pipe();
+                for _ in 0..300 {
+                    deposits.cmd("MULTI").cmd("INCRBY").arg(format!("user:{n}")).arg(1);
+                    deposits.cmd("HINCRBY").arg("totals").arg("deposited").arg(1).cmd("EXEC");
+                }
+                while deposits.query_async::<Vec<redis::Value>>(&mut database.0).await.is_ok() {}
+            })
+        })
+        .collect();
+    let folder = platform.folder().path().to_str().unwrap();
+    // Should the machine let all of them rest for the moment of a look, that look proves it, and shows nothing about holding.
+    eventually("it cannot prove what never rests", async || {
+        let output = run(&["--json", "--settle=1", "--no-hold", "--data", folder]).await;
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["findings"], Value::Array(Vec::new()), "{report:#}");
+        output.status.code() == Some(1)
+    })
+    .await;
+    assert_eq!(times_held(&platform).await, 0, "it was forbidden");
+    eventually("it is proven by holding writes", async || {
+        assert_clean(&platform).await;
+        times_held(&platform).await > 0
+    })
+    .await;
+    restless.iter().for_each(tokio::task::JoinHandle::abort);
+    // And it goes on.
+    platform.client().post("/payment/add_funds/5/1").await.expect_status(200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_forgotten_is_not_missed() {
     let forgetful = ["WATERMARK_MARGIN_MS=1", "WATERMARK_EVERY_MS=200", "UNDO_RETENTION_S=1"];

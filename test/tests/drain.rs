@@ -131,6 +131,52 @@ async fn what_a_killed_parent_left_is_stopped_by_the_next_one_on_the_same_folder
     assert!(answers.paid() >= 2 * BETWEEN);
 }
 
+/// Both keep their connections open and answer nothing, which no socket tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_also_while_nats_or_the_database_stand_still_with_requests_in_hand() {
+    let short = |options: Options, service: &&str| options.set(&format!("{service}.DRAIN_LIMIT_MS=3000"));
+    let platform = Platform::start(SERVICES.iter().fold(Options::default(), short)).await;
+    let client = platform.client();
+    let (user, item) = (client.user(1_000).await, client.item(1, 1_000).await);
+    for stuck in ["nats-1", "redis-order", "redis-payment", "redis-stock"] {
+        let order = client.order(&user, &[(&item, 1)]).await;
+        let stands_still = platform.hold(stuck).await;
+        let paths = [
+            format!("/orders/checkout/{order}"),
+            format!("/payment/add_funds/{user}/1"),
+            format!("/stock/add/{item}/1"),
+        ];
+        let requests = paths.map(|path| {
+            let client = platform.client();
+            tokio::spawn(async move { client.send(Method::POST, &path, &[]).await.map(|answer| answer.status) })
+        });
+        let mut ended = Vec::new();
+        for service in SERVICES {
+            let name = format!("{service}-1");
+            let pid = platform.pid(&name).unwrap();
+            platform.signal(&name, Signal::SIGTERM);
+            ended.push((name, pid));
+        }
+        // They end, although nothing moves: their successors have other pids. Nobody but themselves would end them.
+        for (name, before) in &ended {
+            eventually(&format!("{name} has ended while {stuck} stands still"), async || {
+                platform.pid(name) != Some(*before)
+            })
+            .await;
+        }
+        drop(stands_still);
+        for (name, before) in ended {
+            platform.restarted(&name, before).await;
+        }
+        for request in requests {
+            if let Ok(status) = request.await.unwrap() {
+                assert!(matches!(status, 200 | 202 | 502..=504), "{stuck}: {status}");
+            }
+        }
+    }
+    Books::closed(&platform).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_platforms_run_side_by_side() {
     let (one, other) = futures::join!(Platform::start(Options::default()), Platform::start(Options::default()));

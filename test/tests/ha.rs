@@ -2,28 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
-
 use nix::sys::signal::Signal;
-use redis::aio::MultiplexedConnection;
 use testing::books::Books;
-use testing::load::{Load, Seed};
+use testing::ha::{BETWEEN, CLIENTS, ask, destroy, start};
+use testing::load::Load;
 use testing::platform::{Options, Platform, SERVICES};
 use testing::stream::{CHECKOUT, Nats};
 use testing::wait::{eventually, until};
-
-const CLIENTS: usize = 32;
-const ORDERS: u64 = 60_000;
-/// Checkouts between two faults, so that each meets a load in full swing.
-const BETWEEN: usize = 200;
-
-async fn start(options: Options) -> (Platform, Load) {
-    let platform = Platform::start(options.ha().recovers_soon()).await;
-    Seed::mixed(ORDERS).fill(&platform.client()).await;
-    let load = Load::start(&platform, ORDERS, CLIENTS);
-    load.more(BETWEEN).await;
-    (platform, load)
-}
 
 /// Ends the load, and checks that everybody was told the truth.
 async fn finish(platform: &Platform, load: Load) -> Books {
@@ -40,30 +25,11 @@ async fn finish(platform: &Platform, load: Load) -> Books {
     books
 }
 
-/// Everything that a process keeps, configuration included.
-fn disk(platform: &Platform, name: &str) -> PathBuf {
-    platform.folder().path().join(name)
-}
-
-/// Kills a process and takes its disk, in the instant before anybody could start it again.
-async fn destroy(platform: &Platform, name: &str) {
-    let held = platform.hold(name).await;
-    std::fs::remove_dir_all(disk(platform, name)).unwrap();
-    platform.signal(name, Signal::SIGKILL);
-    drop(held);
-}
-
-async fn ask(url: &str, words: &[&str]) -> Option<String> {
-    let client = redis::Client::open(url).ok()?;
-    let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
-    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
-}
-
 /// Waits until a node follows the primary and could take its place.
 async fn is_replica(platform: &Platform, name: &str) {
     let url = platform.processes().remove(name).unwrap();
     eventually(&format!("{name} is a replica that has caught up"), async || {
-        let info = ask(&url, &["INFO", "replication"]).await.unwrap_or_default();
+        let info = ask::<String>(&url, &["INFO", "replication"]).await.unwrap_or_default();
         let has = |line: &str| info.lines().any(|it| it == line);
         has("role:slave") && has("master_link_status:up") && has("slave_priority:100")
     })
@@ -102,7 +68,7 @@ async fn primaries_go_in_every_way_and_the_platform_comes_back_with_those_that_a
     let moved = platform.primary("order").await;
     let sentinel = platform.processes().remove("sentinel-2").unwrap();
     eventually("the sentinels begin to move the primary", async || {
-        ask(&sentinel, &["SENTINEL", "FAILOVER", "redis-order"]).await.is_some()
+        ask::<String>(&sentinel, &["SENTINEL", "FAILOVER", "redis-order"]).await.is_some()
     })
     .await;
     replaced(&platform, "order", &moved).await;
@@ -146,7 +112,7 @@ async fn replicas_and_sentinels_go_and_nobody_notices() {
     // The sentinels must be of one mind again, so that they can choose a primary.
     let sentinel = platform.processes().remove("sentinel-1").unwrap();
     eventually("the sentinel that lost its disk is one of them again", async || {
-        ask(&sentinel, &["SENTINEL", "CKQUORUM", "redis-stock"]).await.is_some()
+        ask::<String>(&sentinel, &["SENTINEL", "CKQUORUM", "redis-stock"]).await.is_some()
     })
     .await;
 
@@ -156,7 +122,7 @@ async fn replicas_and_sentinels_go_and_nobody_notices() {
     for name in ["sentinel-1", "sentinel-2"] {
         let sentinel = platform.processes().remove(name).unwrap();
         destroy(&platform, name).await;
-        eventually(&format!("{name} is back"), async || ask(&sentinel, &["PING"]).await.is_some()).await;
+        eventually(&format!("{name} is back"), async || ask::<String>(&sentinel, &["PING"]).await.is_some()).await;
     }
     replaced(&platform, "payment", &primary).await;
     drop(held);

@@ -63,6 +63,34 @@ async fn a_batch_whose_instance_dies_is_done_by_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_a_key_whose_instance_dies_can_be_repeated_with_that_key_and_is_done() {
+    let platform = Platform::start(Options::default()).await;
+    let client = platform.client();
+    let path = format!("/payment/batch_init/{USERS}/7");
+    let key = [("idempotency-key", "one-batch")];
+    let first = tokio::spawn({
+        let (client, path) = (platform.client(), path.clone());
+        async move { client.send(Method::POST, &path, &key).await }
+    });
+    eventually("the batch is begun", async || credit(&platform, 0).await == Some(7)).await;
+    platform.end_and_await("payment-1", Signal::SIGKILL).await;
+    let truthful = |status: u16| matches!(status, 200 | 202 | 409 | 502 | 503 | 504);
+    if let Ok(answer) = first.await.unwrap() {
+        assert!(truthful(answer.status), "{}: {}", answer.status, answer.text());
+    }
+    // The dead request keeps its key for a few seconds, in which it could still be at work as far as anybody knows.
+    eventually("the key is free, and the batch done", async || match client.send(Method::POST, &path, &key).await {
+        Ok(answer) => {
+            assert!(truthful(answer.status), "{}: {}", answer.status, answer.text());
+            answer.status == 200
+        }
+        Err(_) => false,
+    })
+    .await;
+    assert_eq!(credit(&platform, USERS - 1).await, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_without_a_key_happen_once_although_their_instances_die() {
     let platform = Platform::start(Options::default().scale("payment", 2)).await;
     let user = platform.client().user(0).await;

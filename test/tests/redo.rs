@@ -2,31 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use nix::sys::signal::Signal;
-use redis::aio::MultiplexedConnection;
+use redis::Value;
 use testing::books::Books;
-use testing::load::{Load, Seed};
+use testing::ha::{BETWEEN, ask, destroy, start};
+use testing::load::Load;
 use testing::platform::{Options, Platform, SERVICES};
 use testing::wait::{eventually, until};
-
-const CLIENTS: usize = 32;
-const ORDERS: u64 = 60_000;
-/// Checkouts between two faults, and that are lost with each tail.
-const BETWEEN: usize = 200;
-
-async fn ask(url: &str, words: &[&str]) -> Option<redis::Value> {
-    let client = redis::Client::open(url).ok()?;
-    let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
-    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
-}
-
-async fn start(options: Options) -> (Platform, Load) {
-    let platform = Platform::start(options.ha().recovers_soon()).await;
-    Seed::mixed(ORDERS).fill(&platform.client()).await;
-    let load = Load::start(&platform, ORDERS, CLIENTS);
-    load.more(BETWEEN).await;
-    (platform, load)
-}
 
 async fn finish(platform: &Platform, load: Load) {
     load.more(BETWEEN).await;
@@ -38,14 +19,6 @@ async fn finish(platform: &Platform, load: Load) {
     }
     let (paid, refused) = (answers.paid(), answers.refused());
     assert!(paid > 0 && refused > 0, "the load must have seen both: {paid} paid, {refused} refused");
-}
-
-/// Kills a process and takes its disk, in the instant before anybody could start it again.
-async fn destroy(platform: &Platform, name: &str) {
-    let held = platform.hold(name).await;
-    std::fs::remove_dir_all(platform.folder().path().join(name)).unwrap();
-    platform.signal(name, Signal::SIGKILL);
-    drop(held);
 }
 
 /// How often an instance has recovered a primary, and how many decisions that had lost, as its log tells.
@@ -70,16 +43,18 @@ async fn lose_the_tail(platform: &Platform, load: &Load, service: &str) {
     assert_eq!(replicas.len(), 2);
     // So patient that they do nothing by themselves, and hold a replica that was cut off to be good enough.
     for (_, url) in urls.iter().filter(|(name, _)| name.starts_with("sentinel")) {
-        ask(url, &["SENTINEL", "SET", &group, "down-after-milliseconds", "600000"]).await.expect("the sentinel obeys");
+        ask::<Value>(url, &["SENTINEL", "SET", &group, "down-after-milliseconds", "600000"])
+            .await
+            .expect("the sentinel obeys");
     }
-    ask(&urls[&primary], &["CONFIG", "SET", "min-replicas-to-write", "0"]).await.expect("the primary obeys");
+    ask::<Value>(&urls[&primary], &["CONFIG", "SET", "min-replicas-to-write", "0"]).await.expect("the primary obeys");
     for url in &replicas {
-        ask(url, &["CONFIG", "SET", "masteruser", "nobody"]).await.expect("the replica obeys");
+        ask::<Value>(url, &["CONFIG", "SET", "masteruser", "nobody"]).await.expect("the replica obeys");
     }
-    ask(&urls[&primary], &["CLIENT", "KILL", "TYPE", "REPLICA"]).await.expect("the primary obeys");
+    ask::<Value>(&urls[&primary], &["CLIENT", "KILL", "TYPE", "REPLICA"]).await.expect("the primary obeys");
     for url in &replicas {
         eventually("the replica is cut off", async || {
-            let info = ask(url, &["INFO", "replication"]).await;
+            let info = ask::<Value>(url, &["INFO", "replication"]).await;
             info.is_some_and(|info| format!("{info:?}").contains("master_link_status:down"))
         })
         .await;
@@ -87,11 +62,11 @@ async fn lose_the_tail(platform: &Platform, load: &Load, service: &str) {
     load.more(BETWEEN).await;
     destroy(platform, &primary).await;
     for url in &replicas {
-        ask(url, &["CONFIG", "SET", "masteruser", "replica"]).await.expect("the replica obeys");
+        ask::<Value>(url, &["CONFIG", "SET", "masteruser", "replica"]).await.expect("the replica obeys");
     }
     let sentinel = &urls["sentinel-1"];
     eventually("the sentinels begin to replace the primary", async || {
-        ask(sentinel, &["SENTINEL", "FAILOVER", &group]).await.is_some()
+        ask::<Value>(sentinel, &["SENTINEL", "FAILOVER", &group]).await.is_some()
     })
     .await;
     until("the primary is replaced", async || Some(platform.primary(service).await).filter(|now| *now != primary))
