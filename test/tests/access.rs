@@ -141,7 +141,7 @@ async fn a_password_that_is_written_into_an_address_is_in_no_log_and_no_command_
     let platform = Platform::start(Options::default()).await;
     let (of_nats, of_redis) = (platform.secret("nats-payment"), platform.secret("redis-payment"));
     let (_, redis) = platform.redis_url("payment").rsplit_once('@').unwrap();
-    let nats = platform.nats_url().trim_start_matches("nats://");
+    let (_, nats) = platform.nats_url().rsplit_once('@').unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let log = platform.folder().path().join("log/payment-by-hand.log");
     let file = fs::File::create(&log).unwrap();
