@@ -48,8 +48,11 @@ impl Traces {
     /// what is left, when the returned traces are dropped.
     ///
     /// # Errors
-    /// The address is none.
+    /// The address is none, or the share is not from 0 to 1.
     pub fn start(endpoint: &str, share: f64) -> Result<(Self, JoinHandle<()>), Failure> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Failure::usage(format!("{share} is no share of all traces: expected a number from 0 to 1")));
+        }
         let exporters = Exporters::new(endpoint)?;
         let (queue, ends) = mpsc::channel(QUEUE);
         Ok((Self { queue, share }, tokio::spawn(export(exporters, ends))))
@@ -270,6 +273,16 @@ mod tests {
         assert_eq!(names, ["checkout", "debit", "fail", "refund"]);
         assert!(shape.iter().all(|(_, _, start, end)| start <= end), "{shape:?}");
         assert_eq!(spans(&end)[0].1.status, Status::error("out_of_stock:1"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_share_or_no_address_is_refused() {
+        let refused = |endpoint: &str, share: f64| Traces::start(endpoint, share).err().map(|error| error.to_string());
+        for share in [-0.1, 1.1, f64::NAN] {
+            assert!(refused("http://localhost:4318", share).unwrap().contains("is no share"), "{share}");
+        }
+        assert!(refused("http://[", 1.0).unwrap().contains("is no address for traces"));
+        assert_eq!(refused("http://localhost:4318", 0.01), None);
     }
 
     #[test]
