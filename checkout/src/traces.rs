@@ -80,7 +80,7 @@ fn ends(kind: Kind) -> bool {
 /// By the trace's id, so that everybody who samples so chooses the same ones (the `TraceIdRatioBased` sampler of OpenTelemetry).
 fn is_chosen(trace: &TraceParent, share: f64) -> bool {
     let low = u64::from_str_radix(trace.trace_id().get(16..).unwrap_or_default(), 16).unwrap_or_default() >> 1;
-    trace.is_sampled() && (low as f64) < share * (1_u64 << 63) as f64
+    trace.may_be_recorded() && (low as f64) < share * (1_u64 << 63) as f64
 }
 
 /// A service's exporter each, because OTLP groups spans by what they come from.
@@ -291,6 +291,7 @@ mod tests {
         let high: TraceParent = "00-0af7651916cd43ddf448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
         let unsampled: TraceParent = "00-0af7651916cd43dd0448eb211c80319c-b7ad6b7169203331-00".parse().unwrap();
         assert!(is_chosen(&low, 1.0) && is_chosen(&high, 1.0) && !is_chosen(&unsampled, 1.0));
+        assert!(is_chosen(&TraceParent::random(), 1.0), "a trace that begins here is for us to choose");
         assert!(is_chosen(&low, 0.5) && !is_chosen(&high, 0.5) && !is_chosen(&low, 0.0));
     }
 }

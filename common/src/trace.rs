@@ -16,11 +16,13 @@ pub struct TraceParent(Arc<str>);
 pub struct InvalidTraceParent;
 
 impl TraceParent {
-    /// A new trace, marked as sampled.
+    /// A new trace of which nobody has said yet whether it is recorded: its flags say that its id is random (W3C Trace Context Level 2,
+    /// random-trace-id flag) and no more. Nothing here records a trace before its saga is over, so `sampled` would be untrue; and
+    /// nats-server takes the headers of each message apart whose `traceparent` is sampled.
     pub fn random() -> Self {
         let trace = Uuid::new_v4().simple();
         let span = Uuid::new_v4().as_u64_pair().0;
-        Self(format!("00-{trace}-{span:016x}-01").into())
+        Self(format!("00-{trace}-{span:016x}-02").into())
     }
 
     /// The header's value.
@@ -38,9 +40,10 @@ impl TraceParent {
         self.0.get(36..52).unwrap_or_default()
     }
 
-    /// Whether somebody records this trace (the lowest bit of its flags).
-    pub fn is_sampled(&self) -> bool {
-        self.0.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+    /// Whether it may be recorded: the caller does so itself (the lowest bit of the flags, `sampled`), or nobody has decided and the
+    /// id is random (the second lowest).
+    pub fn may_be_recorded(&self) -> bool {
+        self.0.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 3 != 0)
     }
 }
 

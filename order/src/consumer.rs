@@ -79,9 +79,12 @@ impl React for Reactor {
     async fn react(&self, batch: Vec<Event>) -> Vec<Verdict> {
         let decisions: Vec<Decision> = batch.iter().map(decide).collect();
         let calls = batch.iter().zip(&decisions).filter_map(|(event, decision)| match (event, decision) {
-            (Event::Saga(event), Decision::Close(state)) => {
-                Some(effect::close(&event.saga, state, &write_steps(&event.way()), self.undo_retention_s))
-            }
+            (Event::Saga(event), Decision::Close(state)) => Some(effect::close(
+                &event.saga,
+                state,
+                &write_steps(&event.way(), event.saga.started_at_ms),
+                self.undo_retention_s,
+            )),
             _ => None,
         });
         let mut replies = match self.database.call_all(calls.collect(), None).await {

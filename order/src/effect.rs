@@ -3,7 +3,7 @@
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
 //! | `order:<id>` | hash | `user`, `items` (`id:quantity,…` as added), `total`, `paid`, `incarnation`, `attempt`, `saga` (the open one, or empty) | for ever |
-//! | `undo:<saga>` | hash | the undo entry: `state`, `order`, `user`, `amount`, `items`, `started_ms`, `round`, `inboxes`, `operations`, `traceparent`; once closed `reason`, `steps`, `closed_ms` | open: for ever; closed: `UNDO_RETENTION_S` |
+//! | `undo:<saga>` | hash | the undo entry: `state`, `order`, `user`, `amount`, `items`, `started_ms`, `inboxes`, `traceparent`; where there are any `round`, `operations`; once closed `steps`, `closed_ms`, and of a failure `reason` | open: for ever; closed: `UNDO_RETENTION_S` |
 //! | `open` | sorted set | saga → when it started (ms), for open sagas that were never claimed | while open |
 //! | `retry` | sorted set | saga → when it is due again (ms), for open sagas that were claimed | while open |
 //! | `retry_started` | sorted set | saga → when it started (ms), for the same sagas | while open |
@@ -131,7 +131,7 @@ pub fn redo(event: &SagaEvent, retention_s: u64) -> Option<Call> {
         (Kind::CheckoutFailed, Some(reason)) => State::Failed(reason.clone()),
         _ => return None,
     };
-    Some(close(&event.saga, &state, &write_steps(&event.way()), retention_s))
+    Some(close(&event.saga, &state, &write_steps(&event.way(), event.saga.started_at_ms), retention_s))
 }
 
 /// The call that closes a saga's undo entry, once. `steps` is the way that led there.

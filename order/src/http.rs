@@ -1,5 +1,7 @@
 //! The order service's routes.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{FromRef, State};
 use axum::response::Response;
@@ -18,9 +20,11 @@ use crate::effect;
 use crate::prices::Prices;
 use crate::undo::read_entry;
 
-/// What the handlers share.
+/// What the handlers share. It is cloned with each request, so it is one pointer.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+struct Parts {
     base: common::http::App,
     checkouts: Checkouts,
     prices: Prices,
@@ -30,13 +34,13 @@ pub struct App {
 impl App {
     /// Serves these parts.
     pub fn new(base: common::http::App, checkouts: Checkouts, prices: Prices, undo_retention_s: u64) -> Self {
-        Self { base, checkouts, prices, undo_retention_s }
+        Self(Arc::new(Parts { base, checkouts, prices, undo_retention_s }))
     }
 }
 
 impl FromRef<App> for IdempotencyTtl {
     fn from_ref(app: &App) -> Self {
-        Self::from_ref(&app.base)
+        Self::from_ref(&app.0.base)
     }
 }
 
@@ -59,7 +63,7 @@ async fn create(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let create = Create::parse(&user)?;
-    let reply = app.base.run(create.call(&operation), create.location()).await?;
+    let reply = app.0.base.run(create.call(&operation), create.location()).await?;
     create.answer(&operation, &reply)
 }
 
@@ -69,14 +73,14 @@ async fn add_item(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let add = AddItem::parse(&params)?;
-    let price = app.prices.of(&add.item, app.base.settings.deadline()).await?;
-    let reply = app.base.run(add.call(&operation, price), add.location()).await?;
+    let price = app.0.prices.of(&add.item, app.0.base.settings.deadline()).await?;
+    let reply = app.0.base.run(add.call(&operation, price), add.location()).await?;
     add.answer(&operation, &reply)
 }
 
 async fn find(State(app): State<App>, Params(order): Params<String>) -> Result<Response, Problem> {
     let id: OrderId = parameter("order_id", &order)?;
-    let reply = app.base.read(effect::find(&id)).await?;
+    let reply = app.0.base.read(effect::find(&id)).await?;
     let order = effect::read_order(&reply)?.ok_or_else(|| no_such_order(&id))?;
     Ok(show(&id, &order))
 }
@@ -88,16 +92,17 @@ async fn checkout(
     trace: TraceParent,
 ) -> Result<Response, Problem> {
     let order: OrderId = parameter("order_id", &order)?;
-    app.checkouts.run(&order, operation, trace, app.base.settings.deadline()).await
+    app.0.checkouts.run(&order, operation, trace, app.0.base.settings.deadline()).await
 }
 
 async fn find_saga(State(app): State<App>, Params(saga): Params<String>) -> Result<Response, Problem> {
     let saga: SagaId = parameter("saga_id", &saga)?;
-    let reply = app.base.read(effect::find_undo(&saga)).await?;
+    let reply = app.0.base.read(effect::find_undo(&saga)).await?;
     match read_entry(&saga, &reply)? {
         Some(entry) => Ok(json(&entry.view)),
         None => {
-            let detail = format!("there is no saga {saga}, or it was closed more than {} s ago", app.undo_retention_s);
+            let detail =
+                format!("there is no saga {saga}, or it was closed more than {} s ago", app.0.undo_retention_s);
             Err(Problem::new(Code::NotFound, detail))
         }
     }
@@ -109,10 +114,10 @@ async fn batch_init(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let batch = BatchInit::parse(&params)?;
-    let (database, patience) = (app.base.database.clone(), app.base.settings.request_limit);
+    let (database, patience) = (app.0.base.database.clone(), app.0.base.settings.request_limit);
     let work = async move {
         run_batch(&database, &operation, batch.orders, patience, |chunk| batch.call(&operation, chunk)).await
     };
-    app.base.run_to_its_end(work).await?;
+    app.0.base.run_to_its_end(work).await?;
     Ok(json(&json!({ "msg": "Batch init for orders successful" })))
 }

@@ -125,16 +125,20 @@ local function begin(keys, args)
     local started, of, amount, entries, trace, round, inboxes, operations =
       unpack(redis.call('HMGET', undo, 'started_ms', 'user', 'amount', 'items', 'traceparent', 'round', 'inboxes', 'operations'))
     if started then
-      redis.call('HSET', undo, 'inboxes', append(inboxes, ',', args[3]), 'operations', append(operations, '\n', operation))
+      redis.call('HSET', undo, 'inboxes', append(inboxes, ',', args[3]), 'operations', append(operations or '', '\n', operation))
       remember(keys, args, 'running', saga)
-      return { 'joined', saga, started, of, amount, entries, trace, round }
+      return { 'joined', saga, started, of, amount, entries, trace, round or '0' }
     end
   end
   saga = args[5] .. '.' .. incarnation .. '.' .. attempt
   -- Never before the watermark, even if the clock is set back: such a saga would be refused as too old.
   local started = digits(math.max(now_ms(), tonumber(redis.call('GET', keys[5]) or '0')))
-  redis.call('HSET', 'undo:' .. saga, 'state', 'started', 'order', args[5], 'user', user, 'amount', total, 'items', items, 'started_ms', started,
-    'round', '0', 'inboxes', args[3], 'operations', operation, 'traceparent', args[4])
+  local undo = 'undo:' .. saga
+  redis.call('HSET', undo, 'state', 'started', 'order', args[5], 'user', user, 'amount', total, 'items', items, 'started_ms', started,
+    'inboxes', args[3], 'traceparent', args[4])
+  if operation ~= '' then
+    redis.call('HSET', undo, 'operations', operation)
+  end
   redis.call('ZADD', keys[3], started, saga)
   redis.call('HSET', keys[2], 'saga', saga)
   raise(keys[4], 'started', '1')
@@ -194,7 +198,10 @@ local function close(keys, args)
     raise(keys[6], 'recovered', '1')
     redis.call('HSET', keys[1], 'order', args[8], 'user', args[9], 'amount', args[10], 'items', args[11], 'started_ms', args[12], 'round', '0')
   end
-  redis.call('HSET', keys[1], 'state', args[2], 'reason', args[3], 'steps', args[4], 'closed_ms', digits(now_ms()))
+  redis.call('HSET', keys[1], 'state', args[2], 'steps', args[4], 'closed_ms', digits(now_ms()))
+  if args[3] ~= '' then
+    redis.call('HSET', keys[1], 'reason', args[3])
+  end
   redis.call('EXPIRE', keys[1], args[5])
   if redis.call('ZREM', keys[3], args[1]) == 0 then
     redis.call('ZREM', keys[4], args[1])

@@ -1,6 +1,8 @@
 //! The undo entry as it is read back: for the client who asks what became of a saga.
 
-use common::event::Step;
+use std::iter::once;
+
+use common::event::{Kind, Step};
 use common::reason::FailureReason;
 use common::redis::{Reply, UnexpectedReply};
 use common::saga::{SagaId, parse_entries};
@@ -31,15 +33,24 @@ pub fn read_state(name: &str, reason: &str, reply: &Reply) -> Result<State, Unex
     }
 }
 
-/// Steps as one field of the entry: `event@ms,event@ms`.
-pub fn write_steps(steps: &[Step]) -> String {
-    let written: Vec<String> = steps.iter().map(|step| format!("{}@{}", step.event, step.at_ms)).collect();
+/// Steps as one field of the entry: `event@ms,event@ms`, in milliseconds since the saga's start, which is left out itself. So short because
+/// Redis keeps a hash in compact form only while each of its values has at most 64 bytes (`hash-max-listpack-value`); to take it out of
+/// that form costs more than all else that closes an entry.
+pub fn write_steps(steps: &[Step], started_at_ms: u64) -> String {
+    let after = steps.iter().filter(|step| (step.event, step.at_ms) != (Kind::CheckoutStarted, started_at_ms));
+    // Each service tells the time by its own clock, so a step can seem to come before the start.
+    let offset = |step: &Step| step.at_ms.cast_signed().wrapping_sub(started_at_ms.cast_signed());
+    let written: Vec<String> = after.map(|step| format!("{}@{}", step.event, offset(step))).collect();
     written.join(",")
 }
 
-fn read_steps(text: &str) -> Vec<Value> {
-    let steps = text.split(',').filter_map(|step| step.split_once('@'));
-    steps.map(|(event, at_ms)| json!({ "event": event, "at_ms": at_ms.parse::<u64>().unwrap_or_default() })).collect()
+/// The steps of an entry. The start is shown where it was told first, also if the way to the end began with a replay.
+fn read_steps(text: &str, started_at_ms: u64) -> Vec<Value> {
+    let step =
+        |event: &str, offset: i64| json!({ "event": event, "at_ms": started_at_ms.saturating_add_signed(offset) });
+    let after = text.split(',').filter_map(|step| step.split_once('@'));
+    let after = after.map(|(event, offset)| step(event, offset.parse().unwrap_or_default()));
+    once(step(Kind::CheckoutStarted.subject(), 0)).chain(after).collect()
 }
 
 /// Reads what `HGETALL` found at an undo entry; `None` where there is none.
@@ -53,8 +64,7 @@ pub fn read_entry(saga: &SagaId, reply: &Reply) -> Result<Option<UndoEntry>, Une
     let Some(name) = field("state") else { return Ok(None) };
     let state = read_state(name, field("reason").unwrap_or_default(), reply)?;
     let items = parse_entries(field("items").unwrap_or_default()).map_err(|_| reply.unexpected())?;
-    let started = json!({ "event": "checkout.started", "at_ms": number("started_ms") });
-    let steps = field("steps").map_or_else(|| vec![started], read_steps);
+    let steps = read_steps(field("steps").unwrap_or_default(), number("started_ms").unwrap_or_default());
     let view = json!({
         "saga_id": saga,
         "order_id": field("order"),
@@ -65,7 +75,7 @@ pub fn read_entry(saga: &SagaId, reply: &Reply) -> Result<Option<UndoEntry>, Une
         "items": items,
         "started_at_ms": number("started_ms"),
         "closed_at_ms": number("closed_ms"),
-        "replays": number("round"),
+        "replays": number("round").unwrap_or_default(),
         "steps": steps,
         "traceparent": field("traceparent"),
     });
@@ -95,7 +105,7 @@ mod tests {
             "round",
             "1",
             "steps",
-            "checkout.started@17,payment.declined@19",
+            "payment.declined@2",
             "reason",
             "insufficient_credit:7",
             "closed_ms",
@@ -104,8 +114,30 @@ mod tests {
         let entry = read_entry(&saga, &reply).unwrap().unwrap();
         assert_eq!(entry.state, State::Failed("insufficient_credit:7".parse().unwrap()));
         assert_eq!(entry.view["items"], json!([["b", 1], ["a", 1], ["b", 2]]));
-        assert_eq!(entry.view["steps"][1], json!({ "event": "payment.declined", "at_ms": 19 }));
+        let steps = json!([{ "event": "checkout.started", "at_ms": 17 }, { "event": "payment.declined", "at_ms": 19 }]);
+        assert_eq!(entry.view["steps"], steps);
         assert_eq!(entry.view["closed_at_ms"], json!(21));
+    }
+
+    #[test]
+    fn steps_are_read_back_as_they_were_and_fit_into_a_compact_hash() {
+        let started_at_ms: u64 = 1_790_000_000_000;
+        let step = |event, offset: i64| Step { event, at_ms: started_at_ms.saturating_add_signed(offset) };
+        let way = [
+            step(Kind::CheckoutStarted, 0),
+            step(Kind::PaymentDebited, -4),
+            step(Kind::StockFailed, 1_250),
+            step(Kind::PaymentRefunded, 1_257),
+        ];
+        let written = write_steps(&way, started_at_ms);
+        assert_eq!(written, "payment.debited@-4,stock.failed@1250,payment.refunded@1257");
+        assert!(written.len() <= 64, "{}", written.len());
+        let read: Vec<Step> =
+            read_steps(&written, started_at_ms).into_iter().map(|s| serde_json::from_value(s).unwrap()).collect();
+        assert_eq!(read, way);
+        // A saga that was replayed shows both starts.
+        assert_eq!(write_steps(&[step(Kind::CheckoutStarted, 5_000)], started_at_ms), "checkout.started@5000");
+        assert_eq!(read_steps("", 17), [json!({ "event": "checkout.started", "at_ms": 17 })]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ end
 -- Returns { 'debited' } | { 'declined', reason } | { 'refunded', reason } | { 'voided', reason } | { 'conflict', recorded }
 --       | { 'too_old', watermark }
 local function debit(keys, args)
-  local recorded, home = find(keys[5], keys[4], args[1])
+  local recorded, home, indexed = find(keys[5], keys[4], args[1])
   if recorded then
     return (repeated(recorded, home, keys, args))
   end
@@ -108,12 +108,12 @@ local function debit(keys, args)
     reason = 'insufficient_credit:' .. args[3]
   end
   if reason then
-    record(keys[5], keys[4], args[1], 'declined ' .. content(args) .. ' ' .. reason)
+    record(keys[5], keys[4], args[1], 'declined ' .. content(args) .. ' ' .. reason, indexed)
     return { 'declined', reason }
   end
   raise(keys[2], 'debited', args[4])
   redis.call('DECRBY', keys[1], args[4])
-  record(keys[5], keys[4], args[1], 'debited ' .. content(args))
+  record(keys[5], keys[4], args[1], 'debited ' .. content(args), indexed)
   return { 'debited' }
 end
 
@@ -122,7 +122,7 @@ end
 --   ARGV  1 saga  2 started_ms  3 user id  4 amount  5 reason
 -- Returns { 'refunded', reason } | { 'voided', reason } | { 'declined', reason } | { 'conflict', recorded } | { 'too_old', watermark }
 local function refund(keys, args)
-  local recorded, home = find(keys[5], keys[4], args[1])
+  local recorded, home, indexed = find(keys[5], keys[4], args[1])
   if recorded then
     local answer
     answer, home = repeated(recorded, home, keys, args)
@@ -133,14 +133,14 @@ local function refund(keys, args)
     -- The user may have been replaced by a batch_init meanwhile, or have been given much credit. Money that was taken goes
     -- back in any case; a credit beyond the largest amount is no loss, a refund left out would be one.
     redis.call('INCRBY', keys[1], args[4])
-    record(home, keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5])
+    record(home, keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5], indexed)
     return { 'refunded', args[5] }
   end
   local forgotten = is_forgotten(keys[3], args[2])
   if forgotten then
     return { 'too_old', forgotten }
   end
-  record(keys[5], keys[4], args[1], 'voided ' .. content(args) .. ' ' .. args[5])
+  record(keys[5], keys[4], args[1], 'voided ' .. content(args) .. ' ' .. args[5], indexed)
   return { 'voided', args[5] }
 end
 
@@ -151,7 +151,7 @@ end
 -- Returns { 'redone' } | { 'short', credit that was not there } | { 'known' } | { 'contradiction', recorded } | { 'conflict', recorded }
 --       | { 'too_old', watermark }
 local function redo(keys, args)
-  local recorded, home = find(keys[5], keys[4], args[1])
+  local recorded, home, indexed = find(keys[5], keys[4], args[1])
   local outcome, rest
   if recorded then
     outcome, rest = read(recorded)
@@ -187,7 +187,7 @@ local function redo(keys, args)
     outcome = args[5] == 'refunded' and 'voided' or 'declined'
   end
   local entry = outcome .. ' ' .. content(args) .. (args[6] ~= '' and ' ' .. args[6] or '')
-  record(home, keys[4], args[1], entry)
+  record(home, keys[4], args[1], entry, indexed)
   if missing > 0 then
     return { 'short', digits(missing) }
   end

@@ -80,9 +80,10 @@ local function read(recorded)
   return outcome, items, string.match(recorded .. ' ', '^%S+ %S+ ([^%s=]+) ')
 end
 
--- What is already decided about a saga, or why nothing may be decided any more; nil where the decision is open.
+-- What is already decided about a saga, or why nothing may be decided any more; nil where the decision is open, and whether the saga's
+-- bucket is in the index.
 local function decided(keys, args)
-  local recorded, home = find(keys[4], keys[3], args[1])
+  local recorded, home, indexed = find(keys[4], keys[3], args[1])
   if recorded then
     local outcome, items, reason = read(recorded)
     if items ~= args[3] then
@@ -95,11 +96,11 @@ local function decided(keys, args)
   if forgotten then
     return { 'too_old', forgotten }
   end
-  return nil
+  return nil, indexed
 end
 
-local function fail(keys, args, reason)
-  record(keys[4], keys[3], args[1], 'failed ' .. args[3] .. ' ' .. reason)
+local function fail(keys, args, reason, indexed)
+  record(keys[4], keys[3], args[1], 'failed ' .. args[3] .. ' ' .. reason, indexed)
   return { 'failed', reason }
 end
 
@@ -108,7 +109,7 @@ end
 --   ARGV  1 saga  2 started_ms  3 items as text  4… id and quantity of each item, in the order of KEYS
 -- Returns { 'reserved' } | { 'failed', reason } | { 'conflict', recorded } | { 'too_old', watermark }
 local function reserve(keys, args)
-  local answer = decided(keys, args)
+  local answer, indexed = decided(keys, args)
   if answer then
     return answer
   end
@@ -116,16 +117,24 @@ local function reserve(keys, args)
     local id, quantity = args[2 * n - 6], args[2 * n - 5]
     local stock = redis.call('HGET', keys[n], 'stock')
     if not stock then
-      return fail(keys, args, 'unknown_item:' .. id)
+      return fail(keys, args, 'unknown_item:' .. id, indexed)
     elseif tonumber(stock) < tonumber(quantity) then
-      return fail(keys, args, 'out_of_stock:' .. id)
+      return fail(keys, args, 'out_of_stock:' .. id, indexed)
     end
   end
+  -- The total is raised once, or once for each 2^53 pieces: larger sums are not exact.
+  local pieces = 0
   for n = 5, #keys do
-    raise(keys[1], 'reserved', args[2 * n - 5])
     take(keys[n], args[2 * n - 5])
+    local quantity = tonumber(args[2 * n - 5])
+    if pieces + quantity > MAX then
+      raise(keys[1], 'reserved', digits(pieces))
+      pieces = 0
+    end
+    pieces = pieces + quantity
   end
-  record(keys[4], keys[3], args[1], 'reserved ' .. args[3])
+  raise(keys[1], 'reserved', digits(pieces))
+  record(keys[4], keys[3], args[1], 'reserved ' .. args[3], indexed)
   return { 'reserved' }
 end
 
@@ -134,7 +143,8 @@ end
 --   ARGV  1 saga  2 started_ms  3 items as text  4 reason
 -- Returns { 'reserved' } | { 'failed', reason } | { 'conflict', recorded } | { 'too_old', watermark }
 local function abandon(keys, args)
-  return decided(keys, args) or fail(keys, args, args[4])
+  local answer, indexed = decided(keys, args)
+  return answer or fail(keys, args, args[4], indexed)
 end
 
 -- Makes a decision true again that was published, and that a failover has lost. It is not taken a second time: where there are fewer
@@ -144,7 +154,7 @@ end
 -- Returns { 'redone' } | { 'short', pieces that were not there } | { 'known' } | { 'contradiction', recorded } | { 'conflict', recorded }
 --       | { 'too_old', watermark }
 local function redo(keys, args)
-  local recorded, home = find(keys[4], keys[3], args[1])
+  local recorded, home, indexed = find(keys[4], keys[3], args[1])
   if recorded then
     local outcome, items = read(recorded)
     if items ~= args[3] then
@@ -171,7 +181,7 @@ local function redo(keys, args)
     end
   end
   local entry = args[4] .. ' ' .. args[3] .. (args[5] ~= '' and ' ' .. args[5] or '')
-  record(keys[4], keys[3], args[1], entry)
+  record(keys[4], keys[3], args[1], entry, indexed)
   if missing > 0 then
     return { 'short', digits(missing) }
   end

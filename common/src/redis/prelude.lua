@@ -13,10 +13,10 @@ end
 
 -- Adds to a counter of the totals. A counter is a 64-bit integer; long before its end, 2^62 of it are carried over to a counter of
 -- such carries, so that no number of requests can bring it to where it refuses.
-local CARRY = '4611686018427387904'
+local CARRY = 4611686018427387904
 local function raise(totals, field, by)
-  if redis.call('HINCRBY', totals, field, by) >= tonumber(CARRY) then
-    redis.call('HINCRBY', totals, field, '-' .. CARRY)
+  if redis.call('HINCRBY', totals, field, by) >= CARRY then
+    redis.call('HINCRBY', totals, field, '-' .. digits(CARRY))
     redis.call('HINCRBY', totals, field .. '_carried', 1)
   end
 end
@@ -81,10 +81,13 @@ local function is_forgotten(watermark, started_ms)
   return nil
 end
 
--- Records an outcome in its bucket and the bucket in the index, so that it can be forgotten with it.
-local function record(bucket, buckets, saga, outcome)
+-- Records an outcome in its bucket and the bucket in the index, so that it can be forgotten with it. `indexed` says that the bucket is
+-- in the index already, as it is for all but the first of a bucket's records.
+local function record(bucket, buckets, saga, outcome, indexed)
   redis.call('HSET', bucket, saga, outcome)
-  redis.call('SADD', buckets, bucket)
+  if not indexed then
+    redis.call('SADD', buckets, bucket)
+  end
 end
 
 -- The number of a bucket: which span of time its sagas started in.
@@ -94,19 +97,24 @@ end
 
 -- What is recorded about a saga, and the bucket that it is kept in. The bucket of the saga's start is looked at first, but a saga that
 -- a failover forgot is opened again under the same id with a later start, and must meet its record all the same. There are few
--- buckets: those of the sagas that started since the watermark.
+-- buckets: those of the sagas that started since the watermark. Returns outcome or nil, its bucket, and whether that is in the index.
 local function find(bucket, buckets, saga)
   local outcome = redis.call('HGET', bucket, saga)
   if outcome then
-    return outcome, bucket
+    return outcome, bucket, true
   end
+  local indexed = false
   for _, other in ipairs(redis.call('SMEMBERS', buckets)) do
-    outcome = other ~= bucket and redis.call('HGET', other, saga)
-    if outcome then
-      return outcome, other
+    if other == bucket then
+      indexed = true
+    else
+      outcome = redis.call('HGET', other, saga)
+      if outcome then
+        return outcome, other, true
+      end
     end
   end
-  return nil, bucket
+  return nil, bucket, indexed
 end
 
 -- Moves a record to the bucket of a later start, so that it is kept as long as a saga that was opened again can ask for it.

@@ -15,11 +15,15 @@ use crate::support::{add, counter, eventually, far, is_ok, near, open};
 /// The switch of a wire.
 #[derive(Clone, Default)]
 struct Switch {
-    /// From now on, replies are lost and their connections cut.
+    /// From now on, replies to calls are lost and their connections cut. What a connection begins with is answered: a writer that had to
+    /// connect anew could carry out nothing else.
     loses_replies: Arc<AtomicBool>,
     /// Replies that were lost.
     lost: Arc<AtomicUsize>,
 }
+
+/// What only calls of functions contain.
+const CALL: &[u8] = b"FCALL";
 
 /// Lays a wire to `redis`; returns its own address.
 async fn lay_wire(redis: &Redis, switch: Switch) -> String {
@@ -39,7 +43,20 @@ async fn lay_wire(redis: &Redis, switch: Switch) -> String {
 async fn carry(client: TcpStream, server: TcpStream, switch: Switch) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let forth = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(|_| ()) };
+    let called = AtomicBool::new(false);
+    let forth = async {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = from_client.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            if buffer[..read].windows(CALL.len()).any(|bytes| bytes == CALL) {
+                called.store(true, Ordering::SeqCst);
+            }
+            to_server.write_all(&buffer[..read]).await?;
+        }
+    };
     let back = async {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -47,7 +64,7 @@ async fn carry(client: TcpStream, server: TcpStream, switch: Switch) {
             if read == 0 {
                 return Ok(());
             }
-            if switch.loses_replies.load(Ordering::SeqCst) {
+            if called.load(Ordering::SeqCst) && switch.loses_replies.load(Ordering::SeqCst) {
                 switch.lost.fetch_add(1, Ordering::SeqCst);
                 return Ok(());
             }

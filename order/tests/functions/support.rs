@@ -72,7 +72,7 @@ impl Orders {
 
     /// Closes a saga.
     pub async fn close(&self, saga: &Saga, state: &State) -> Outcome {
-        let call = effect::close(saga, state, "checkout.started@17", RETENTION_S);
+        let call = effect::close(saga, state, "payment.debited@17", RETENTION_S);
         effect::read_closed(&self.db.call(call).await).unwrap()
     }
 

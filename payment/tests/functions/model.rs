@@ -149,16 +149,24 @@ async fn agree(payment: &mut Payment, (sagas, acts): Case) {
 
 /// One place of `payment.lua` each, and what stands there instead.
 const BUGS: &[(&str, &str, &str)] = &[
-    ("record-apart", "  record(keys[5], keys[4], args[1], 'debited ' .. content(args))\n", ""),
-    ("no-tombstone", "  record(keys[5], keys[4], args[1], 'voided ' .. content(args) .. ' ' .. args[5])\n", ""),
-    ("refund-not-recorded", "    record(home, keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5])\n", ""),
+    ("record-apart", "  record(keys[5], keys[4], args[1], 'debited ' .. content(args), indexed)\n", ""),
+    (
+        "no-tombstone",
+        "  record(keys[5], keys[4], args[1], 'voided ' .. content(args) .. ' ' .. args[5], indexed)\n",
+        "",
+    ),
+    (
+        "refund-not-recorded",
+        "    record(home, keys[4], args[1], 'refunded ' .. content(args) .. ' ' .. args[5], indexed)\n",
+        "",
+    ),
     (
         "decline-not-recorded",
-        "    record(keys[5], keys[4], args[1], 'declined ' .. content(args) .. ' ' .. reason)\n",
+        "    record(keys[5], keys[4], args[1], 'declined ' .. content(args) .. ' ' .. reason, indexed)\n",
         "",
     ),
     ("payment-redo-skipped", "    raise(keys[2], 'debited', args[4])\n    if missing", "    if missing"),
-    ("redo twice", "  record(home, keys[4], args[1], entry)\n", ""),
+    ("redo twice", "  record(home, keys[4], args[1], entry, indexed)\n", ""),
     (
         "redo of a refund without its debit gives money",
         "  if outcome == 'debited' then\n    raise",

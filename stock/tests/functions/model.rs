@@ -148,15 +148,15 @@ async fn agree(stock: &mut Stock, (sagas, acts): Case) {
 
 /// One place of `stock.lua` each, and what stands there instead.
 const BUGS: &[(&str, &str, &str)] = &[
-    ("record-apart", "  record(keys[4], keys[3], args[1], 'reserved ' .. args[3])\n", ""),
-    ("abandon-overrides-reserved", "  return decided(keys, args) or fail", "  return fail"),
+    ("record-apart", "  record(keys[4], keys[3], args[1], 'reserved ' .. args[3], indexed)\n", ""),
+    ("abandon-overrides-reserved", "  return answer or fail", "  return fail"),
     (
         "reservation-not-atomic",
-        "      return fail(keys, args, 'out_of_stock:' .. id)\n    end\n",
-        "      return fail(keys, args, 'out_of_stock:' .. id)\n    end\n    take(keys[n], quantity)\n",
+        "      return fail(keys, args, 'out_of_stock:' .. id, indexed)\n    end\n",
+        "      return fail(keys, args, 'out_of_stock:' .. id, indexed)\n    end\n    take(keys[n], quantity)\n",
     ),
     ("stock-redo-skipped", "      take(keys[n], digits(there))\n", "      there = 0\n"),
-    ("redo twice", "  record(keys[4], keys[3], args[1], entry)\n", ""),
+    ("redo twice", "  record(keys[4], keys[3], args[1], entry, indexed)\n", ""),
     ("redo of a failure takes pieces", "args[4] == 'reserved' and #keys or 0", "#keys"),
     ("redo behind the watermark", "    return { 'too_old', is_forgotten(keys[2], args[2]) }\n", "    local _\n"),
     ("redo against the record", "    elseif outcome ~= args[4] then\n      return { 'contradiction', recorded }\n", ""),
