@@ -1,7 +1,5 @@
 //! The undo entry as it is read back: for the client who asks what became of a saga.
 
-use std::iter::once;
-
 use common::event::{Kind, Step};
 use common::reason::FailureReason;
 use common::redis::{Reply, UnexpectedReply};
@@ -44,13 +42,14 @@ pub fn write_steps(steps: &[Step], started_at_ms: u64) -> String {
     written.join(",")
 }
 
-/// The steps of an entry. The start is shown where it was told first, also if the way to the end began with a replay.
+/// The steps of an entry. A way that began with a replay has that as its start.
 fn read_steps(text: &str, started_at_ms: u64) -> Vec<Value> {
     let step =
         |event: &str, offset: i64| json!({ "event": event, "at_ms": started_at_ms.saturating_add_signed(offset) });
+    let started = Kind::CheckoutStarted.subject();
+    let first = (!text.starts_with(started)).then(|| step(started, 0));
     let after = text.split(',').filter_map(|step| step.split_once('@'));
-    let after = after.map(|(event, offset)| step(event, offset.parse().unwrap_or_default()));
-    once(step(Kind::CheckoutStarted.subject(), 0)).chain(after).collect()
+    first.into_iter().chain(after.map(|(event, offset)| step(event, offset.parse().unwrap_or_default()))).collect()
 }
 
 /// Reads what `HGETALL` found at an undo entry; `None` where there is none.
@@ -132,11 +131,14 @@ mod tests {
         let written = write_steps(&way, started_at_ms);
         assert_eq!(written, "payment.debited@-4,stock.failed@1250,payment.refunded@1257");
         assert!(written.len() <= 64, "{}", written.len());
-        let read: Vec<Step> =
-            read_steps(&written, started_at_ms).into_iter().map(|s| serde_json::from_value(s).unwrap()).collect();
-        assert_eq!(read, way);
-        // A saga that was replayed shows both starts.
-        assert_eq!(write_steps(&[step(Kind::CheckoutStarted, 5_000)], started_at_ms), "checkout.started@5000");
+        let steps_of = |written: &str| -> Vec<Step> {
+            read_steps(written, started_at_ms).into_iter().map(|step| serde_json::from_value(step).unwrap()).collect()
+        };
+        assert_eq!(steps_of(&written), way);
+        let replayed = [step(Kind::CheckoutStarted, 5_000), step(Kind::PaymentDeclined, 5_003)];
+        let written = write_steps(&replayed, started_at_ms);
+        assert_eq!(written, "checkout.started@5000,payment.declined@5003");
+        assert_eq!(steps_of(&written), replayed);
         assert_eq!(read_steps("", 17), [json!({ "event": "checkout.started", "at_ms": 17 })]);
     }
 
