@@ -25,7 +25,7 @@ fn longest_block(folder: &Path) -> u64 {
         if metadata.is_dir() {
             return Some(longest_block(&entry.path()));
         }
-        entry.file_name().to_string_lossy().ends_with(".blk").then(|| metadata.len())
+        entry.file_name().to_string_lossy().ends_with(".blk").then_some(metadata.len())
     });
     lengths.max().unwrap_or_default()
 }
