@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use crate::failure::Failure;
 use crate::up::Start;
 
+/// Other ports that are tried for a front.
+const TRIES: usize = 9;
+
 /// Two addresses of one process: the same one, unless all connections go through [`crate::links`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Door {
@@ -31,8 +34,16 @@ impl Start<'_> {
     /// A door of the process `name` that listens at `own`.
     pub fn door_at(&self, name: &str, own: SocketAddr) -> Result<Door, Failure> {
         let Some(links) = &self.links else { return Ok(Door { own, told: own }) };
-        let told = self.ports.free()?;
-        links.front(name, own, told)?;
-        Ok(Door { own, told })
+        // A port that was free may be taken after all: to look was to listen there, and a process that was forked meanwhile has that
+        // socket until it is a program of its own.
+        let mut tries = 0..TRIES;
+        loop {
+            let told = self.ports.free()?;
+            match links.front(name, own, told) {
+                Ok(()) => return Ok(Door { own, told }),
+                Err(failure) if tries.next().is_none() => return Err(failure),
+                Err(_) => {}
+            }
+        }
     }
 }
