@@ -51,6 +51,9 @@ pub const MAX_CLOCK_AHEAD_MS: u64 = 5_000;
 /// Sagas that one claim of the reconciler takes. A tick that finds more goes on at once.
 pub const MAX_SAGAS_PER_CLAIM: u64 = 200;
 
+/// Records of replaced orders that are forgotten when the watermark is raised: some milliseconds of the database's time every few seconds.
+pub const MAX_REPLACED_FORGOTTEN: u64 = 2_000;
+
 /// How often a consumer's message is delivered before anybody should look at it. It is delivered on: only a log line and a
 /// metric follow.
 pub const SUSPICIOUS_DELIVERIES: i64 = 10;

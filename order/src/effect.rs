@@ -9,6 +9,8 @@
 //! | `retry_started` | sorted set | saga → when it started (ms), for the same sagas | while open |
 //! | `totals` | hash | sagas started, completed, failed, recovered; amounts completed and failed | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
+//! | `replaced:<id>.<incarnation>` | hash | the record of an order that `batch_init` replaced and that had sagas, or what is known of one that was lost: `incarnation`, `attempt`, `paid` say which of its sagas are over | until the watermark has passed them |
+//! | `replaced` | sorted set | key of such a record → no saga of it started later (ms) | as they |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command, or the saga of a checkout and how it ended | its own TTL |
 //! | `redo:mark` | string | the position in the stream up to which inputs are taken, see `common::redis`; likewise `redo:recovered`, `redo:lock` | for ever |
 //! | `replication:mark` | string | `1`: the last word of every group of calls where replicas are waited for, see `common::redis` | for ever |
@@ -16,7 +18,7 @@
 use common::amount::{Amount, MAX, Quantity};
 use common::event::{Kind, SagaEvent};
 use common::id::{ItemId, OrderId, UserId};
-use common::limits::{MAX_ENTRIES_PER_ORDER, MAX_SAGAS_PER_CLAIM};
+use common::limits::{MAX_ENTRIES_PER_ORDER, MAX_REPLACED_FORGOTTEN, MAX_SAGAS_PER_CLAIM};
 use common::redis::{BatchChunk, Call, Library, Operation, Reply, UnexpectedReply};
 use common::saga::{Items, Saga, SagaId, parse_entries};
 use common::trace::TraceParent;
@@ -231,7 +233,9 @@ pub fn read_claimed(reply: &Reply) -> Result<(Vec<Claimed>, bool), UnexpectedRep
 /// The call that raises the watermark.
 pub fn raise_watermark(settings: &ReconcileSettings) -> Call {
     let margin_ms = u64::try_from(settings.watermark_margin.as_millis()).unwrap_or(u64::MAX);
-    Call::function(&LIBRARY, "order_raise_watermark", &["open", "retry_started", "watermark", "retry"]).arg(margin_ms)
+    Call::function(&LIBRARY, "order_raise_watermark", &["open", "retry_started", "watermark", "retry", "replaced"])
+        .arg(margin_ms)
+        .arg(MAX_REPLACED_FORGOTTEN)
 }
 
 /// The call that creates an order.

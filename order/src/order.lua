@@ -1,7 +1,7 @@
 -- The order service's functions. Loaded behind common/src/redis/prelude.lua.
 --
 -- Keys (the dictionary is in order/src/undo.rs and order/src/command.rs): order:<id>, undo:<saga>, open, retry, retry_started, totals, watermark,
--- operation:<key>.
+-- replaced, replaced:<order>.<incarnation>, operation:<key>.
 
 -- Creates an order without items.
 --   KEYS  1 operation  2 order
@@ -55,6 +55,27 @@ local function add_item(keys, args)
   end)
 end
 
+-- Where the record of an order stays that was replaced while its sagas can still be asked about.
+local function replaced_key(order, incarnation)
+  return 'replaced:' .. order .. '.' .. incarnation
+end
+
+-- Has a replaced order's record forgotten once the watermark has passed all that its sagas can have started at: `raise_watermark` does it.
+local function forget_later(key, started)
+  redis.call('ZADD', 'replaced', digits(math.max(now_ms(), started, tonumber(redis.call('GET', 'watermark') or '0'))), key)
+end
+
+-- Puts the record of an order that had sagas aside, before another takes its place: only it knows that they are over once their undo
+-- entries have expired.
+local function retire(order, id, successor)
+  local incarnation, paid, attempt, saga = unpack(redis.call('HMGET', order, 'incarnation', 'paid', 'attempt', 'saga'))
+  if incarnation and incarnation ~= successor and (paid == '1' or attempt ~= '0' or saga ~= '') then
+    local aside = replaced_key(id, incarnation)
+    redis.call('RENAME', order, aside)
+    forget_later(aside, saga ~= '' and tonumber(redis.call('HGET', 'undo:' .. saga, 'started_ms')) or 0)
+  end
+end
+
 -- Creates or replaces orders first, first + 1, …
 --   KEYS  1 operation  (the orders' keys are made here)
 --   ARGV  1 fingerprint  2 ttl_s  3 owner  4 last  5 lease_s  6 first  7 total  8… user, items and incarnation of each order
@@ -64,6 +85,7 @@ local function batch_init(keys, args)
     local index = tonumber(args[6])
     for n = 8, #args, 3 do
       local order = 'order:' .. digits(index)
+      retire(order, digits(index), args[n + 2])
       redis.call('HSET', order, 'user', args[n], 'items', args[n + 1], 'total', args[7], 'paid', '0', 'incarnation', args[n + 2], 'attempt', '0', 'saga', '')
       index = index + 1
     end
@@ -146,17 +168,22 @@ local function begin(keys, args)
   return { 'started', saga, started, user, total, items, args[4], '0' }
 end
 
--- What the order record says about a saga whose undo entry is gone: 'completed', 'failed', 'open', or nil for a replaced order.
-local function verdict_of_order(order, incarnation, attempt)
+-- What the order record says about a saga whose undo entry is gone: 'completed', 'failed', 'open', or nil where there is none of the saga's
+-- incarnation. Second, the record's key: the order's own, or that of an order that was replaced.
+local function verdict_of_order(order, id, incarnation, attempt)
   local paid, current, next_attempt = unpack(redis.call('HMGET', order, 'paid', 'incarnation', 'attempt'))
   if current ~= incarnation then
-    return nil
-  elseif tonumber(next_attempt) > tonumber(attempt) then
-    return 'failed'
-  elseif paid == '1' then
-    return 'completed'
+    order = replaced_key(id, incarnation)
+    paid, current, next_attempt = unpack(redis.call('HMGET', order, 'paid', 'incarnation', 'attempt'))
   end
-  return 'open'
+  if current ~= incarnation then
+    return nil, order
+  elseif tonumber(next_attempt) > tonumber(attempt) then
+    return 'failed', order
+  elseif paid == '1' then
+    return 'completed', order
+  end
+  return 'open', order
 end
 
 -- Tells the operation keys that are bound to a saga how it ended. A key that has lived its time may be bound to another saga by now.
@@ -181,7 +208,7 @@ local function close(keys, args)
   if state and (user ~= args[9] or amount ~= args[10]) then
     return { 'conflict', user .. ' ' .. amount }
   elseif not state then
-    local verdict = verdict_of_order(keys[2], args[6], args[7])
+    local verdict = verdict_of_order(keys[2], args[8], args[6], args[7])
     if verdict == 'completed' or verdict == 'failed' then
       state, reason = verdict, ''
     elseif is_forgotten(keys[7], args[12]) then
@@ -207,11 +234,18 @@ local function close(keys, args)
     redis.call('ZREM', keys[4], args[1])
     redis.call('ZREM', keys[5], args[1])
   end
-  if verdict_of_order(keys[2], args[6], args[7]) == 'open' then
+  local verdict, order = verdict_of_order(keys[2], args[8], args[6], args[7])
+  if not verdict then
+    -- The order's record was lost, or replaced when it knew of no saga. The saga's end outlives the undo entry all the same.
+    redis.call('HSET', order, 'paid', '0', 'incarnation', args[6], 'attempt', args[7])
+    forget_later(order, tonumber(args[12]))
+    verdict = 'open'
+  end
+  if verdict == 'open' then
     if args[2] == 'completed' then
-      redis.call('HSET', keys[2], 'paid', '1', 'saga', '')
+      redis.call('HSET', order, 'paid', '1', 'saga', '')
     else
-      redis.call('HSET', keys[2], 'attempt', digits(tonumber(args[7]) + 1), 'saga', '')
+      redis.call('HSET', order, 'attempt', digits(tonumber(args[7]) + 1), 'saga', '')
     end
   end
   raise(keys[6], args[2], '1')
@@ -233,16 +267,16 @@ local function redo_start(keys, args)
   elseif state then
     return { 'known' }
   end
-  local verdict = verdict_of_order(keys[2], args[7], args[8])
+  local verdict, order = verdict_of_order(keys[2], args[2], args[7], args[8])
   if verdict == 'completed' or verdict == 'failed' then
     return { 'known' }
   elseif is_forgotten(keys[5], args[6]) then
     return { 'too_old', is_forgotten(keys[5], args[6]) }
   end
-  if redis.call('EXISTS', keys[2]) == 0 then
+  if verdict == 'open' then
+    redis.call('HSET', order, 'attempt', args[8], 'saga', args[1])
+  elseif redis.call('EXISTS', keys[2]) == 0 then
     redis.call('HSET', keys[2], 'user', args[3], 'items', args[5], 'total', args[4], 'paid', '0', 'incarnation', args[7], 'attempt', args[8], 'saga', args[1])
-  elseif verdict == 'open' then
-    redis.call('HSET', keys[2], 'attempt', args[8], 'saga', args[1])
   end
   redis.call('HSET', keys[1], 'state', 'started', 'order', args[2], 'user', args[3], 'amount', args[4], 'items', args[5], 'started_ms', args[6],
     'round', args[10], 'inboxes', '', 'operations', '', 'traceparent', args[9])
@@ -286,9 +320,9 @@ local function claim(keys, args)
   return reply
 end
 
--- Raises the watermark to just before the oldest open saga.
---   KEYS  1 open  2 retry_started  3 watermark  4 retry
---   ARGV  1 margin (ms)
+-- Raises the watermark to just before the oldest open saga, and forgets replaced orders whose sagas lie behind it.
+--   KEYS  1 open  2 retry_started  3 watermark  4 retry  5 replaced
+--   ARGV  1 margin (ms)  2 most replaced orders to forget
 -- Returns { 'ok', watermark (ms), open sagas, age of the oldest (ms) }
 local function raise_watermark(keys, args)
   local now = now_ms()
@@ -301,6 +335,10 @@ local function raise_watermark(keys, args)
   end
   local watermark = math.max(oldest - tonumber(args[1]), tonumber(redis.call('GET', keys[3]) or '0'))
   redis.call('SET', keys[3], digits(watermark))
+  for _, order in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', '(' .. digits(watermark), 'LIMIT', 0, args[2])) do
+    redis.call('UNLINK', order)
+    redis.call('ZREM', keys[5], order)
+  end
   local open = redis.call('ZCARD', keys[1]) + redis.call('ZCARD', keys[4])
   return { 'ok', digits(watermark), digits(open), digits(now - oldest) }
 end

@@ -1,12 +1,14 @@
 //! Closing an undo entry: once, and with it the order's open saga.
 
+use common::event::Kind;
 use common::saga::Saga;
 use common::undo::State;
 use order::decision::Outcome;
-use order::effect::{Begun, find_undo};
+use order::effect::{Begun, find_undo, redo_start};
 use order::undo::read_entry;
 use serde_json::json;
 
+use crate::redo::published;
 use crate::support::{Orders, RETENTION_S, closed, failed, settings};
 use std::time::Duration;
 
@@ -145,4 +147,66 @@ async fn what_a_later_version_has_added_to_an_order_or_an_entry_is_left_alone() 
     assert_eq!(entry.state, failed("out_of_stock:a"));
     assert_eq!((&*orders.undo(&saga)["later"], &*orders.order("5", "later")), ("1", "1"));
     orders.assert_books_balance();
+}
+
+/// Undo entries live no longer.
+fn expire(orders: &mut Orders, saga: &Saga) {
+    orders.db.console.ask(&["DEL", &format!("undo:{}", saga.saga_id)]);
+}
+
+#[tokio::test]
+async fn a_saga_of_a_replaced_order_is_over_when_its_undo_entry_has_expired_until_the_watermark_has_passed_it() {
+    for end in [State::Completed, failed("abandoned")] {
+        let other = if end == State::Completed { failed("abandoned") } else { State::Completed };
+        // Replaced after the saga's end, and before.
+        for is_closed_first in [true, false] {
+            let mut orders = Orders::with_order().await;
+            let saga = orders.started("5", "inbox", None).await;
+            if is_closed_first {
+                orders.close(&saga, &end).await;
+            }
+            orders.replace("5", "another").await;
+            if !is_closed_first {
+                assert_eq!(orders.close(&saga, &end).await, closed(&["inbox"]));
+            }
+            expire(&mut orders, &saga);
+            let before = orders.db.console.dump();
+            assert!(matches!(orders.close(&saga, &end).await, Outcome::Repeat(state) if state.name() == end.name()));
+            assert_eq!(orders.close(&saga, &other).await, Outcome::EndedTwice(end.name().into()));
+            let start = published(&saga, Kind::CheckoutStarted, None);
+            assert_eq!(orders.db.texts(redo_start(&start)).await, ["known"]);
+            assert_eq!(orders.db.console.dump(), before);
+            assert_eq!(orders.scores("replaced").into_keys().collect::<Vec<_>>(), ["replaced:5.k"]);
+            orders.assert_books_balance();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_saga_whose_order_is_lost_outlives_its_undo_entry() {
+    let mut orders = Orders::with_order().await;
+    let saga = orders.started("5", "inbox", None).await;
+    orders.db.clear();
+    assert_eq!(orders.close(&saga, &State::Completed).await, closed(&[]));
+    expire(&mut orders, &saga);
+    assert_eq!(orders.close(&saga, &State::Completed).await, Outcome::Repeat(State::Completed));
+    assert_eq!((orders.total("completed"), orders.scores("replaced").len()), (1, 1));
+    orders.assert_books_balance();
+}
+
+#[tokio::test]
+async fn a_lost_start_of_a_replaced_order_leaves_the_new_order_alone() {
+    let mut orders = Orders::with_order().await;
+    let first = orders.started("5", "inbox", None).await;
+    orders.close(&first, &failed("abandoned")).await;
+    let saga = orders.started("5", "inbox", None).await;
+    orders.replace("5", "another").await;
+    expire(&mut orders, &saga);
+    orders.db.console.ask(&["ZREM", "open", saga.saga_id.as_str()]);
+    let before = orders.db.console.hash("order:5");
+    let start = published(&saga, Kind::CheckoutStarted, None);
+    assert_eq!(orders.db.texts(redo_start(&start)).await, ["redone"]);
+    assert_eq!(orders.close(&saga, &State::Completed).await, closed(&[]));
+    assert_eq!(orders.db.console.hash("order:5"), before);
+    assert_eq!(orders.db.console.hash("replaced:5.k")["paid"], "1");
 }

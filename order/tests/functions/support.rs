@@ -9,8 +9,8 @@ use common::trace::TraceParent;
 use common::undo::State;
 use order::config::ReconcileSettings;
 use order::decision::Outcome;
-use order::effect::{self, Begun, Claimed, LIBRARY};
-use testing::database::TestDatabase;
+use order::effect::{self, Begun, Claimed, LIBRARY, NewOrder};
+use testing::database::{TestDatabase, operation};
 
 /// How long a closed undo entry can be read in these tests.
 pub const RETENTION_S: u64 = 300;
@@ -48,6 +48,18 @@ impl Orders {
         let facts = ["user", "7", "items", "b:1,a:2,b:3", "total", "20", "paid", "0", "attempt", "0", "saga", ""];
         let words: Vec<&str> = ["HSET", &key, "incarnation", incarnation].into_iter().chain(facts).collect();
         self.db.console.ask(&words);
+    }
+
+    /// Creates the order of this number, or another in its place, by a `batch_init`: of user 7, items and total as [`Self::put_order`] has them.
+    pub async fn replace(&mut self, id: &str, incarnation: &str) {
+        let items = "b:1,a:2,b:3".to_owned();
+        let order = NewOrder { user: "7".parse().unwrap(), items, incarnation: incarnation.to_owned() };
+        let mut chunk = self.db.chunks(1).await.remove(0);
+        chunk.first = id.parse().unwrap();
+        let operation = operation(&uuid::Uuid::new_v4().to_string());
+        let call = effect::batch_init(&operation, &chunk, 20.try_into().unwrap(), &[order]);
+        assert_eq!(self.db.texts(call).await, ["ok"]);
+        self.db.console.ask(&["DEL", &operation.key]);
     }
 
     /// Begins a checkout of an order, as a new request.

@@ -79,6 +79,23 @@ async fn it_never_falls() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_a_replaced_order_goes_when_the_watermark_has_passed_it_and_not_before() {
+    let mut orders = Orders::with_order().await;
+    let saga = orders.started("5", "inbox", None).await;
+    orders.close(&saga, &State::Completed).await;
+    orders.replace("5", "another").await;
+    // One that has had no saga leaves nothing behind.
+    orders.replace("5", "third").await;
+    let at_ms = orders.scores("replaced")["replaced:5.k"];
+    assert!(at_ms >= saga.started_at_ms);
+    for (watermark, kept) in [(at_ms, 1), (at_ms + 1, 0)] {
+        orders.db.console.ask(&["SET", "watermark", &watermark.to_string()]);
+        raise(&mut orders, 2 * HOUR_MS).await;
+        assert_eq!((orders.scores("replaced").len(), orders.db.console.keys("replaced:").len()), (kept, kept));
+    }
+}
+
+#[tokio::test]
 async fn a_margin_beyond_the_epoch_is_no_watermark() {
     let mut orders = Orders::start().await;
     assert_eq!(raise(&mut orders, 1_000_000_000_000_000).await, (0, 0, 0));

@@ -52,6 +52,8 @@ pub enum Bug {
     StockRedoSkipped,
     /// What the replica does not have is told as safe.
     WaitUnchecked,
+    /// Of an order that is replaced nothing is kept.
+    ReplacedOrderForgotten,
 }
 
 impl Bug {
@@ -79,6 +81,7 @@ impl Bug {
         Self::PaymentRedoSkipped,
         Self::StockRedoSkipped,
         Self::WaitUnchecked,
+        Self::ReplacedOrderForgotten,
     ];
 }
 

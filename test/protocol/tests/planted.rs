@@ -23,6 +23,7 @@ fn is_beyond_exploration(bug: Bug) -> Option<&'static str> {
         Bug::TimeoutToldAsFailure => Some("no waiting clients"),
         Bug::OrderRedoSkipped => Some("no clock, so no watermark that passes what was forgotten"),
         Bug::WaitUnchecked => Some("no replicas: what is lost is drawn"),
+        Bug::ReplacedOrderForgotten => Some("no order is replaced"),
         _ => None,
     }
 }

@@ -36,6 +36,17 @@ impl OrderRecord {
     }
 }
 
+/// What is kept of an order that was replaced, or lost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Replaced {
+    /// Whether it is paid.
+    pub paid: bool,
+    /// Checkouts that failed.
+    pub attempt: u64,
+    /// None of its sagas started later (ms).
+    pub started_until_ms: u64,
+}
+
 /// An undo entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UndoEntry {

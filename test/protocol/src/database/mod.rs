@@ -10,7 +10,7 @@ mod payment;
 mod reconcile;
 mod stock;
 
-pub use entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
+pub use entry::{AddItem, OrderRecord, OrderTotals, Replaced, UndoEntry};
 pub use order::Order;
 pub use outcomes::{Outcomes, Trimmed};
 pub use payment::{Payment, PaymentRecord, PaymentTotals};

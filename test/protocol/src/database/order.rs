@@ -16,7 +16,7 @@ use common::undo::State;
 use order::decision::Outcome;
 use order::effect::Begun;
 
-use super::entry::{AddItem, OrderRecord, OrderTotals, UndoEntry};
+use super::entry::{AddItem, OrderRecord, OrderTotals, Replaced, UndoEntry};
 use super::{Redone, signed};
 use crate::planted::{Bug, Planted};
 
@@ -59,6 +59,8 @@ pub struct Order {
     pub(super) retry: BTreeMap<SagaId, u64>,
     /// The same sagas → when they started (ms).
     pub(super) retry_started: BTreeMap<SagaId, u64>,
+    /// What is kept of orders that were replaced or lost, by id and incarnation.
+    pub(super) replaced: BTreeMap<(OrderId, String), Replaced>,
     pub(super) watermark_ms: u64,
     pub(super) planted: Planted,
     operations: BTreeMap<String, Bound>,
@@ -69,6 +71,7 @@ pub struct Order {
 impl Hash for Order {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.orders, &self.undo, &self.open, &self.retry, &self.totals, self.watermark_ms, self.drawn).hash(state);
+        self.replaced.hash(state);
     }
 }
 
@@ -82,10 +85,24 @@ impl Order {
             open: BTreeMap::new(),
             retry: BTreeMap::new(),
             retry_started: BTreeMap::new(),
+            replaced: BTreeMap::new(),
             watermark_ms: 0,
             planted,
             operations: BTreeMap::new(),
             drawn: 0,
+        }
+    }
+
+    /// Creates an order, or another in its place: one of `order_batch_init`.
+    pub fn put_order(&mut self, now_ms: u64, id: OrderId, record: OrderRecord) {
+        let successor = record.incarnation.clone();
+        let Some(old) = self.orders.insert(id.clone(), record) else { return };
+        let had_sagas = old.paid || old.attempt != 0 || old.saga.is_some();
+        if had_sagas && old.incarnation != successor && !self.planted.is(Bug::ReplacedOrderForgotten) {
+            let started_ms = old.saga.and_then(|saga| Some(self.undo.get(&saga)?.saga.started_at_ms));
+            let started_until_ms = now_ms.max(self.watermark_ms).max(started_ms.unwrap_or_default());
+            let aside = Replaced { paid: old.paid, attempt: old.attempt, started_until_ms };
+            self.replaced.insert((id, old.incarnation), aside);
         }
     }
 
@@ -232,7 +249,7 @@ impl Order {
         for list in [&mut self.open, &mut self.retry, &mut self.retry_started] {
             list.remove(&saga.saga_id);
         }
-        self.settle_order(saga, told);
+        self.settle_order(now_ms, saga, told);
         for key in &operations {
             // A key that has lived its time may be bound to another saga by now.
             let bound = self.operations.get_mut(key);
@@ -244,9 +261,7 @@ impl Order {
     }
 
     /// Tells the order how its saga ended, and counts it.
-    fn settle_order(&mut self, saga: &Saga, told: &State) {
-        let is_open = self.verdict(saga) == OrderVerdict::Open || self.planted.is(Bug::CloseNotIdempotent);
-        let record = self.orders.get_mut(&saga.order_id).filter(|_| is_open);
+    fn settle_order(&mut self, now_ms: u64, saga: &Saga, told: &State) {
         let amount = signed(saga.amount.get());
         if *told == State::Completed {
             self.totals.completed += 1;
@@ -255,22 +270,41 @@ impl Order {
             self.totals.failed += 1;
             self.totals.failed_amount += amount;
         }
-        let Some(record) = record else { return };
-        record.saga = None;
+        let verdict = self.verdict(saga);
+        let is_settled = matches!(verdict, OrderVerdict::Completed | OrderVerdict::Failed);
+        if is_settled && !self.planted.is(Bug::CloseNotIdempotent) {
+            return;
+        }
+        let (incarnation, attempt) = parts(&saga.saga_id);
+        let record = self.orders.get_mut(&saga.order_id).filter(|record| record.incarnation == incarnation);
+        let (paid, next_attempt) = if let Some(record) = record {
+            record.saga = None;
+            (&mut record.paid, &mut record.attempt)
+        } else {
+            let started_until_ms = now_ms.max(self.watermark_ms).max(saga.started_at_ms);
+            let unknown = Replaced { paid: false, attempt, started_until_ms };
+            let key = (saga.order_id.clone(), incarnation.to_owned());
+            let record = self.replaced.entry(key).or_insert(unknown);
+            (&mut record.paid, &mut record.attempt)
+        };
         if *told == State::Completed {
-            record.paid = true;
+            *paid = true;
         } else if !self.planted.is(Bug::AttemptNotIncremented) {
-            record.attempt = parts(&saga.saga_id).1 + 1;
+            *next_attempt = attempt + 1;
         }
     }
 
     fn verdict(&self, saga: &Saga) -> OrderVerdict {
         let (incarnation, attempt) = parts(&saga.saga_id);
-        match self.orders.get(&saga.order_id) {
-            Some(record) if record.incarnation != incarnation => OrderVerdict::Replaced,
+        let current = self.orders.get(&saga.order_id).filter(|record| record.incarnation == incarnation);
+        let current = current.map(|record| (record.paid, record.attempt)).or_else(|| {
+            let replaced = self.replaced.get(&(saga.order_id.clone(), incarnation.to_owned()))?;
+            Some((replaced.paid, replaced.attempt))
+        });
+        match current {
             None => OrderVerdict::Replaced,
-            Some(record) if record.attempt > attempt => OrderVerdict::Failed,
-            Some(record) if record.paid => OrderVerdict::Completed,
+            Some((_, next_attempt)) if next_attempt > attempt => OrderVerdict::Failed,
+            Some((true, _)) => OrderVerdict::Completed,
             Some(_) => OrderVerdict::Open,
         }
     }
@@ -301,11 +335,18 @@ impl Order {
         }
         let (incarnation, attempt) = parts(&saga.saga_id);
         let entries = || saga.items.iter().cloned().collect();
-        let record = self.orders.entry(saga.order_id.clone());
-        let record =
-            record.or_insert_with(|| OrderRecord::new(saga.user_id.clone(), entries(), saga.amount, incarnation));
-        if record.incarnation == incarnation {
-            (record.attempt, record.saga) = (attempt, Some(saga.saga_id.clone()));
+        let key = (saga.order_id.clone(), incarnation.to_owned());
+        let is_replaced = verdict == OrderVerdict::Open
+            && self.orders.get(&saga.order_id).is_none_or(|record| record.incarnation != incarnation);
+        if let Some(record) = self.replaced.get_mut(&key).filter(|_| is_replaced) {
+            record.attempt = attempt;
+        } else {
+            let record = self.orders.entry(saga.order_id.clone());
+            let record =
+                record.or_insert_with(|| OrderRecord::new(saga.user_id.clone(), entries(), saga.amount, incarnation));
+            if record.incarnation == incarnation {
+                (record.attempt, record.saga) = (attempt, Some(saga.saga_id.clone()));
+            }
         }
         self.open.insert(saga.saga_id.clone(), saga.started_at_ms);
         self.totals.started += 1;

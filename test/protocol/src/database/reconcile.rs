@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use common::limits::MAX_SAGAS_PER_CLAIM;
+use common::id::OrderId;
+use common::limits::{MAX_REPLACED_FORGOTTEN, MAX_SAGAS_PER_CLAIM};
 use common::saga::SagaId;
 use common::trace::TraceParent;
 use common::undo::State;
@@ -93,6 +94,11 @@ impl Order {
         let retries = self.retry_started.values().copied().filter(|_| !self.planted.is(Bug::WatermarkIgnoresRetries));
         let oldest = self.open.values().copied().chain(retries).min().map_or(now_ms, |oldest| oldest.min(now_ms));
         self.watermark_ms = self.watermark_ms.max(oldest.saturating_sub(margin_ms));
+        let passed = self.replaced.iter().filter(|(_, order)| order.started_until_ms < self.watermark_ms);
+        let mut passed: Vec<_> = passed.map(|(key, order)| (order.started_until_ms, key.clone())).collect();
+        passed.sort();
+        let most = usize::try_from(MAX_REPLACED_FORGOTTEN).unwrap_or(usize::MAX);
+        passed.iter().take(most).for_each(|(_, key)| drop(self.replaced.remove(key)));
         let open = self.open.len() + self.retry.len();
         Raised { watermark_ms: self.watermark_ms, open, oldest_ms: now_ms - oldest }
     }
@@ -100,6 +106,12 @@ impl Order {
     /// The watermark.
     pub fn watermark_ms(&self) -> u64 {
         self.watermark_ms
+    }
+
+    /// Orders of which something is kept although they were replaced or lost: id, incarnation, whether paid, failed checkouts.
+    pub fn replaced(&self) -> Vec<(String, bool, u64)> {
+        let name = |(id, incarnation): &(OrderId, String)| format!("{id}.{incarnation}");
+        self.replaced.iter().map(|(key, order)| (name(key), order.paid, order.attempt)).collect()
     }
 
     /// When the next saga is due, by this database's clock.

@@ -80,7 +80,8 @@ impl World {
         let total = Amount::try_from(total).unwrap_or(Amount::ZERO);
         let record = OrderRecord::new(user, entries, total, &format!("k{}", self.shop.incarnations));
         self.say(|_| format!("order {order} is created: {record:?}"));
-        self.databases.order.orders.insert(order, record);
+        let now_ms = self.order_clock_ms();
+        self.databases.order.put_order(now_ms, order, record);
     }
 
     /// Something happens outside of any checkout.
