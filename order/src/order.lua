@@ -210,7 +210,8 @@ local function close(keys, args)
   elseif not state then
     local verdict = verdict_of_order(keys[2], args[8], args[6], args[7])
     if verdict == 'completed' or verdict == 'failed' then
-      state, reason = verdict, ''
+      -- The recorded reason went with the entry. Who brings the end again brings the reason that its own service has recorded.
+      state, reason = verdict, args[3]
     elseif is_forgotten(keys[7], args[12]) then
       return { 'too_old', is_forgotten(keys[7], args[12]) }
     end

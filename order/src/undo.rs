@@ -1,7 +1,6 @@
 //! The undo entry as it is read back: for the client who asks what became of a saga.
 
 use common::event::{Kind, Step};
-use common::reason::FailureReason;
 use common::redis::{Reply, UnexpectedReply};
 use common::saga::{SagaId, parse_entries};
 use common::undo::State;
@@ -24,8 +23,6 @@ pub fn read_state(name: &str, reason: &str, reply: &Reply) -> Result<State, Unex
     match name {
         "started" => Ok(State::Started),
         "completed" => Ok(State::Completed),
-        // A closed saga whose entry is gone is known to have failed, but no longer why.
-        "failed" if reason.is_empty() => Ok(State::Failed(FailureReason::Abandoned)),
         "failed" => Ok(State::Failed(reason.parse().map_err(|_| reply.unexpected())?)),
         _ => Err(reply.unexpected()),
     }

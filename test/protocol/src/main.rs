@@ -52,10 +52,6 @@ struct Simulate {
     /// As --undo-loss, and at any time: the start is redone from the stream before anything new is done.
     #[arg(long)]
     late_undo_loss: bool,
-    /// Undo entries of orders that were replaced may expire before the watermark has passed: shows that their sagas can be
-    /// closed twice then.
-    #[arg(long)]
-    early_expiry: bool,
 }
 
 #[derive(Debug, Args)]
@@ -97,8 +93,8 @@ fn main() -> ExitCode {
 
 impl Simulate {
     fn options(&self) -> Options {
-        let &Self { undo_loss, late_undo_loss, early_expiry, .. } = self;
-        let extensions = Extensions { undo_loss, late_undo_loss, early_expiry };
+        let &Self { undo_loss, late_undo_loss, .. } = self;
+        let extensions = Extensions { undo_loss, late_undo_loss };
         Options { planted: Planted(self.plant), extensions, trace: self.trace }
     }
 }

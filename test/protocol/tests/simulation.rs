@@ -88,13 +88,6 @@ fn a_saga_that_is_forgotten_and_opened_again_late_meets_its_records() {
 }
 
 #[test]
-fn a_saga_of_a_replaced_order_is_closed_once_even_if_its_undo_entry_expires_before_the_watermark_has_passed() {
-    let extensions = Extensions { early_expiry: true, ..Extensions::default() };
-    let counts = simulate_all(0..2_000, Options { extensions, ..Options::default() });
-    counts.unwrap_or_else(|failure| panic!("{failure}"));
-}
-
-#[test]
 fn a_violation_is_told_with_the_command_that_shows_it() {
     let plant = Bug::RefundNotRecorded.to_string();
     let run = |args: &[&str]| {

@@ -216,7 +216,8 @@ impl Order {
                 return Outcome::Conflict(format!("{} {}", of.user_id, of.amount));
             }
             Some(entry) => Some(entry.state.clone()),
-            // The reason went with the entry.
+            // The reason went with the entry: the one that is told now stands for it.
+            None if verdict == OrderVerdict::Failed && told.name() == "failed" => Some(told.clone()),
             None if verdict == OrderVerdict::Failed => Some(State::Failed(FailureReason::Abandoned)),
             None if verdict == OrderVerdict::Completed => Some(State::Completed),
             None if saga.started_at_ms < self.watermark_ms => return Outcome::TooOld(self.watermark_ms),

@@ -98,7 +98,9 @@ impl Order {
         let mut passed: Vec<_> = passed.map(|(key, order)| (order.started_until_ms, key.clone())).collect();
         passed.sort();
         let most = usize::try_from(MAX_REPLACED_FORGOTTEN).unwrap_or(usize::MAX);
-        passed.iter().take(most).for_each(|(_, key)| drop(self.replaced.remove(key)));
+        for (_, key) in passed.iter().take(most) {
+            self.replaced.remove(key);
+        }
         let open = self.open.len() + self.retry.len();
         Raised { watermark_ms: self.watermark_ms, open, oldest_ms: now_ms - oldest }
     }

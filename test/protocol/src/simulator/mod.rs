@@ -257,8 +257,8 @@ impl std::fmt::Display for Failure {
         if let Some(bug) = options.planted.0 {
             write!(f, " --plant {bug}")?;
         }
-        let Extensions { undo_loss, late_undo_loss, early_expiry } = options.extensions;
-        let flags = [(undo_loss, "undo-loss"), (late_undo_loss, "late-undo-loss"), (early_expiry, "early-expiry")];
+        let Extensions { undo_loss, late_undo_loss } = options.extensions;
+        let flags = [(undo_loss, "undo-loss"), (late_undo_loss, "late-undo-loss")];
         flags.iter().filter(|(is_set, _)| *is_set).try_for_each(|(_, flag)| write!(f, " --{flag}"))
     }
 }

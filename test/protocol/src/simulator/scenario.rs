@@ -69,8 +69,6 @@ pub struct Extensions {
     pub undo_loss: bool,
     /// And it may do so long after the saga was opened, so that the saga which is opened again has its records elsewhere.
     pub late_undo_loss: bool,
-    /// The undo entries of replaced orders may expire before the watermark has passed.
-    pub early_expiry: bool,
 }
 
 /// What a seed draws before anything happens.
@@ -139,7 +137,7 @@ impl Scenario {
             payment_stays_away: witness != Witness::Stream && dice.chance(150),
             // Whether a saga of a replaced order is over, only its undo entry says. Were it forgotten before the watermark has
             // passed, a late event would close the saga again.
-            replaces_orders: (retention_s > 60 || extensions.early_expiry) && dice.chance(300),
+            replaces_orders: dice.chance(300),
         }
     }
 }

@@ -77,7 +77,9 @@ impl World {
             }
         }
         let published = self.published_since(self.replicas[place(durable)].stored, durable);
-        if !self.is_told(&published) || durable == Durable::Order && self.closed_behind_the_watermark() {
+        let is_beyond =
+            durable == Durable::Order && (self.closed_behind_the_watermark() || self.abandoned_before_told());
+        if !self.is_told(&published) || is_beyond {
             return Ok(());
         }
         self.say(|_| format!("the database of {durable} loses its tail"));
@@ -135,6 +137,18 @@ impl World {
         let watermark_ms = self.databases.order.watermark_ms();
         let mut untold = self.ledger.accounts().filter(|account| account.closed.is_some() && !account.told);
         untold.any(|account| account.saga.started_at_ms < watermark_ms)
+    }
+
+    /// Whether there is a saga of which the abandonment was published and the start was not. Without its undo entry it is closed all the same, as
+    /// one that was recovered, but the ledger has never heard of it.
+    fn abandoned_before_told(&self) -> bool {
+        let events = self.stream.history().iter().filter_map(|message| match message.event() {
+            Ok(Event::Saga(event)) => Some((event.kind.subject(), event.saga.saga_id)),
+            _ => None,
+        });
+        let told: Decisions = events.collect();
+        let mut abandoned = told.iter().filter(|(kind, _)| *kind == Kind::CheckoutAbandoned.subject());
+        abandoned.any(|(_, saga)| !told.contains(&(Kind::CheckoutStarted.subject(), saga.clone())))
     }
 
     /// Effects whose database was replaced before they were told are carried out anew.
