@@ -39,12 +39,14 @@ pub struct Account {
     pub told: bool,
     /// Whether the order database forgot that it was opened.
     pub was_lost: bool,
+    /// Whether its end came again when nothing was known of it any more, and became a dead letter.
+    pub came_too_late: bool,
 }
 
 impl Hash for Account {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.debited, &self.taken, self.debits, self.refunds).hash(state);
-        (self.reserved, self.refused, self.told, self.was_lost).hash(state);
+        (self.reserved, self.refused, self.told, self.was_lost, self.came_too_late).hash(state);
         self.closed.as_ref().map(State::name).hash(state);
     }
 }
@@ -63,6 +65,7 @@ impl Account {
             closed: None,
             told: false,
             was_lost: false,
+            came_too_late: false,
         }
     }
 
@@ -349,6 +352,11 @@ impl Ledger {
             }
             Outcome::Order(told, Closed::Closed(_)) => self.closed(saga, told)?,
             Outcome::Order(_, Closed::Repeat(state)) => self.told(saga, state, false)?,
+            Outcome::Order(_, Closed::TooOld(_)) => {
+                if let Some(account) = self.accounts.get_mut(&saga.saga_id) {
+                    account.came_too_late = true;
+                }
+            }
             Outcome::Order(..) | Outcome::Trimmed(_) | Outcome::Nothing => {}
         }
         match &reaction.answer {

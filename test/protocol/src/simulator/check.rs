@@ -35,7 +35,7 @@ impl World {
             return wrong("it completed without its money");
         } else if !is_completed && account.debited != 0 {
             return wrong("it failed and kept its money");
-        } else if self.messages_lost == 0 && !account.told {
+        } else if self.messages_lost == 0 && !account.told && !account.came_too_late {
             return wrong("nobody was told the public fact, though no message was lost");
         }
         Ok(())
