@@ -9,7 +9,7 @@
 //! | `retry_started` | sorted set | saga → when it started (ms), for the same sagas | while open |
 //! | `totals` | hash | sagas started, completed, failed, recovered; amounts completed and failed | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
-//! | `replaced:<id>.<incarnation>` | hash | the record of an order that `batch_init` replaced and that had sagas, or what is known of one that was lost: `incarnation`, `attempt`, `paid` say which of its sagas are over | until the watermark has passed them |
+//! | `replaced:<id>.<incarnation>` | hash | the record of an order that `batch_init` replaced and that had sagas, or what is known of one that was lost: `incarnation`, `attempt`, `paid` say which of its sagas are over | until the watermark has passed them by its margin |
 //! | `replaced` | sorted set | key of such a record → no saga of it started later (ms) | as they |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command, or the saga of a checkout and how it ended | its own TTL |
 //! | `redo:mark` | string | the position in the stream up to which inputs are taken, see `common::redis`; likewise `redo:recovered`, `redo:lock` | for ever |

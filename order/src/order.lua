@@ -336,7 +336,9 @@ local function raise_watermark(keys, args)
   end
   local watermark = math.max(oldest - tonumber(args[1]), tonumber(redis.call('GET', keys[3]) or '0'))
   redis.call('SET', keys[3], digits(watermark))
-  for _, order in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', '(' .. digits(watermark), 'LIMIT', 0, args[2])) do
+  -- A margin later, because the clock may have been set back between the start of a saga and the replacement of its order.
+  local passed = '(' .. digits(watermark - tonumber(args[1]))
+  for _, order in ipairs(redis.call('ZRANGEBYSCORE', keys[5], '-inf', passed, 'LIMIT', 0, args[2])) do
     redis.call('UNLINK', order)
     redis.call('ZREM', keys[5], order)
   end

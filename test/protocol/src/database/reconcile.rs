@@ -94,7 +94,10 @@ impl Order {
         let retries = self.retry_started.values().copied().filter(|_| !self.planted.is(Bug::WatermarkIgnoresRetries));
         let oldest = self.open.values().copied().chain(retries).min().map_or(now_ms, |oldest| oldest.min(now_ms));
         self.watermark_ms = self.watermark_ms.max(oldest.saturating_sub(margin_ms));
-        let passed = self.replaced.iter().filter(|(_, order)| order.started_until_ms < self.watermark_ms);
+        let passed = self
+            .replaced
+            .iter()
+            .filter(|(_, order)| order.started_until_ms.saturating_add(margin_ms) < self.watermark_ms);
         let mut passed: Vec<_> = passed.map(|(key, order)| (order.started_until_ms, key.clone())).collect();
         passed.sort();
         let most = usize::try_from(MAX_REPLACED_FORGOTTEN).unwrap_or(usize::MAX);
