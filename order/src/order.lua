@@ -60,7 +60,8 @@ local function replaced_key(order, incarnation)
   return 'replaced:' .. order .. '.' .. incarnation
 end
 
--- Has a replaced order's record forgotten once the watermark has passed all that its sagas can have started at: `raise_watermark` does it.
+-- Has a replaced order's record forgotten once the watermark has passed, by its margin, all that its sagas can have started at:
+-- `raise_watermark` does it.
 local function forget_later(key, started)
   redis.call('ZADD', 'replaced', digits(math.max(now_ms(), started, tonumber(redis.call('GET', 'watermark') or '0'))), key)
 end
@@ -77,7 +78,7 @@ local function retire(order, id, successor)
 end
 
 -- Creates or replaces orders first, first + 1, …
---   KEYS  1 operation  (the orders' keys are made here)
+--   KEYS  1 operation  (the orders' keys are made here, and those of the records that replaced ones leave; it reads `watermark`)
 --   ARGV  1 fingerprint  2 ttl_s  3 owner  4 last  5 lease_s  6 first  7 total  8… user, items and incarnation of each order
 -- Returns { 'ok' } | { 'done' } | { 'running' } | { 'key_mismatch' }
 local function batch_init(keys, args)

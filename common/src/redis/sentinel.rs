@@ -4,7 +4,8 @@
 //! the other still follows the old one, which so goes on to confirm writes that are thrown away a moment later (seen with
 //! `SENTINEL FAILOVER` under load: thousands). What *every* replica has that could be made the primary is safe, and from the moment in
 //! which one of them is, the old primary cannot reach that number any more. Which these are is what the sentinels go by:
-//! [`is_promotable`].
+//! [`is_promotable`]. The number is all that `WAIT` tells, though: a replica that the sentinels do not yet know to be linked can make it up in
+//! the place of the one that has just been made the primary (ARCHITECTURE.md, Known gaps).
 //!
 //! The client library has a module for this, which is not used for three reasons: it asks one sentinel after the other, so one that
 //! stands still delays everybody; it takes the first answer, which may be that of a sentinel that has not heard of the last failover;
