@@ -32,8 +32,12 @@ pub struct Sentinel {
 impl Group {
     /// Starts it all, and waits until a failover would succeed.
     pub fn start(replicas: usize) -> Self {
-        let nodes = replicated(replicas);
-        let primary = nodes[0].port();
+        Self::of(replicated(replicas))
+    }
+
+    /// The same with nodes that are there already, the first of which is the primary.
+    pub fn of(nodes: Vec<Redis>) -> Self {
+        let (primary, replicas) = (nodes[0].port(), nodes.len() - 1);
         let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start(primary)).collect();
         let deadline = Instant::now() + PATIENCE;
         let is_ready = |sentinel: &Sentinel| {

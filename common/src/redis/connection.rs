@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Library;
 use super::recovery::{Position, Recoveries};
-use super::sentinel::{Primary, Sentinels};
+use super::sentinel::{Needed, Primary, Sentinels};
 
 /// How long opening a connection may take before it is tried anew.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -107,13 +107,11 @@ impl Connector {
         }
     }
 
-    /// How many replicas must have a group before it is answered, where the settings ask for so many at least.
-    pub(super) fn replicas_to_wait_for(&self, open: &Open, at_least: usize) -> usize {
+    /// Which replicas must have a group before it is answered, so far as sentinels say.
+    pub(super) fn needed(&self, open: &Open) -> Option<Needed> {
         match (&self.place, &open.primary) {
-            (Place::Watched(sentinels), Some(primary)) if at_least > 0 => {
-                sentinels.replicas_to_wait_for(primary).max(at_least)
-            }
-            _ => at_least,
+            (Place::Watched(sentinels), Some(primary)) => Some(sentinels.needed(primary)),
+            _ => None,
         }
     }
 

@@ -3,9 +3,9 @@
 //! And knowing how many replicas must have a write before it is safe. One is not enough: a failover makes one replica the primary while
 //! the other still follows the old one, which so goes on to confirm writes that are thrown away a moment later (seen with
 //! `SENTINEL FAILOVER` under load: thousands). What *every* replica has that could be made the primary is safe, and from the moment in
-//! which one of them is, the old primary cannot reach that number any more. Which these are is what the sentinels go by:
-//! [`is_promotable`]. The number is all that `WAIT` tells, though: a replica that the sentinels do not yet know to be linked can make it up in
-//! the place of the one that has just been made the primary (ARCHITECTURE.md, Known gaps).
+//! which one of them is, the old primary does not hear from it any more. Which these are is what the sentinels go by: [`is_promotable`].
+//! They are known by name and not by number: a replica that the sentinels do not yet know to be linked would make the number up, in the
+//! place of the one that has just been made the primary.
 //!
 //! The client library has a module for this, which is not used for three reasons: it asks one sentinel after the other, so one that
 //! stands still delays everybody; it takes the first answer, which may be that of a sentinel that has not heard of the last failover;
@@ -66,6 +66,16 @@ struct View {
     primary: Primary,
     /// All replicas, and whether each could be made the primary. Nothing in the middle of a failover.
     replicas: Option<Vec<(String, bool)>>,
+}
+
+/// Which replicas must have a write before anybody is told of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Needed {
+    /// How many there are, those included that do not matter now. When all have it, nobody need ask which.
+    pub(super) all: usize,
+    /// Those that could be made the primary, as `host:port`, by which the primary knows them as well. Nothing where too few sentinels are
+    /// heard to say: then all must have it.
+    pub(super) promotable: Option<HashSet<String>>,
 }
 
 /// The sentinels of one database.
@@ -146,8 +156,9 @@ impl Sentinels {
             && let Some(answer) = asked.next().await
         {
             match answer {
-                Ok(View { primary, .. }) => {
+                Ok(View { primary, replicas }) => {
                     answers += 1;
+                    self.count(replicas.as_ref());
                     if latest.as_ref().is_none_or(|latest| primary.epoch > latest.epoch) {
                         latest = Some(primary);
                     }
@@ -195,17 +206,20 @@ impl Sentinels {
         Ok(View { primary: Primary { host, port, epoch }, replicas })
     }
 
-    /// How many replicas must have what this primary writes: all that could be made the primary in its place, so far as a majority of the
+    /// Which replicas must have what this primary writes: all that could be made the primary in its place, so far as a majority of the
     /// sentinels is heard; all that there are, where it is not.
-    pub(super) fn replicas_to_wait_for(&self, primary: &Primary) -> usize {
+    pub(super) fn needed(&self, primary: &Primary) -> Needed {
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let of_primary = views.iter().flatten().filter(|view| view.primary.is_at(primary));
         let heard: Vec<_> = of_primary.filter_map(|view| view.replicas.as_ref()).collect();
-        if heard.len() > self.clients.len() / 2 {
-            let promotable = heard.into_iter().flatten().filter(|(_, is_promotable)| *is_promotable);
-            return promotable.map(|(address, _)| address).collect::<HashSet<_>>().len();
+        if heard.len() <= self.clients.len() / 2 {
+            return Needed { all: self.replicas.load(Ordering::Relaxed), promotable: None };
         }
-        self.replicas.load(Ordering::Relaxed)
+        let known = heard.into_iter().flatten();
+        let all = known.clone().map(|(address, _)| address).collect::<HashSet<_>>().len();
+        let promotable =
+            known.filter(|(_, is_promotable)| *is_promotable).map(|(address, _)| address.clone()).collect();
+        Needed { all, promotable: Some(promotable) }
     }
 
     /// Resolves when a later failover has made another node the primary than the one that a connection leads to.
@@ -290,12 +304,16 @@ impl Sentinels {
     }
 
     fn note(&self, index: usize, view: Option<View>) {
-        if let Some(replicas) = view.as_ref().and_then(|view| view.replicas.as_ref()) {
-            self.replicas.store(replicas.len(), Ordering::Relaxed);
-        }
+        self.count(view.as_ref().and_then(|view| view.replicas.as_ref()));
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = views.get_mut(index) {
             *known = view;
+        }
+    }
+
+    fn count(&self, replicas: Option<&Vec<(String, bool)>>) {
+        if let Some(replicas) = replicas {
+            self.replicas.store(replicas.len(), Ordering::Relaxed);
         }
     }
 
@@ -394,22 +412,27 @@ mod tests {
             let replicas = replicas.iter().map(|(address, it)| ((*address).to_owned(), *it)).collect();
             Some(View { primary: primary(port), replicas: Some(replicas) })
         };
-        let needed = || sentinels.replicas_to_wait_for(&primary(1));
-        assert_eq!(needed(), 0, "nothing is known, and what the settings say holds");
+        let all = |all: usize| Needed { all, promotable: None };
+        let some = |all: usize, promotable: &[&str]| {
+            let promotable = promotable.iter().map(|address| (*address).to_owned()).collect();
+            Needed { all, promotable: Some(promotable) }
+        };
+        let needed = || sentinels.needed(&primary(1));
+        assert_eq!(needed(), all(0), "nothing is known, and what the settings say holds");
         sentinels.note(0, view(1, &[("a", true), ("b", false)]));
-        assert_eq!(needed(), 2, "one sentinel alone cannot excuse a replica");
+        assert_eq!(needed(), all(2), "one sentinel alone cannot excuse a replica");
         sentinels.note(1, view(1, &[("a", true), ("b", false)]));
-        assert_eq!(needed(), 1);
+        assert_eq!(needed(), some(2, &["a"]));
         sentinels.note(2, view(1, &[("a", false), ("b", true)]));
-        assert_eq!(needed(), 2, "each sentinel could choose another");
+        assert_eq!(needed(), some(2, &["a", "b"]), "each sentinel could choose another");
         sentinels.note(2, view(2, &[("a", false), ("h:1", true)]));
-        assert_eq!(needed(), 1);
+        assert_eq!(needed(), some(2, &["a"]));
         sentinels.note(1, view(2, &[("a", false), ("h:1", true)]));
-        assert_eq!(needed(), 2, "most have left this primary");
+        assert_eq!(needed(), all(2), "most have left this primary");
         sentinels.note(1, Some(View { primary: primary(1), replicas: None }));
-        assert_eq!(needed(), 2, "a failover is under way");
+        assert_eq!(needed(), all(2), "a failover is under way");
         (0..3).for_each(|index| sentinels.note(index, None));
-        assert_eq!(needed(), 2, "no sentinel is heard, so nobody knows what they do");
+        assert_eq!(needed(), all(2), "no sentinel is heard, so nobody knows what they do");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Sentinels make another node the primary: the writer is there at once, and never again at the old one.
 
-use common::redis::{Database, Options, locate_primary};
+use common::redis::{CallError, Database, Options, locate_primary};
 use futures::future::join_all;
-use testing::sentinels::Group;
+use testing::sentinels::{Group, replicated};
 use testing::servers::Console;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{add_one, counter, eventually, far, is_ok, open, open_with};
+use crate::support::{add_one, counter, eventually, far, is_ok, near, open, open_with};
 
 const SAFE: Options = Options { lanes: 2, wait_replicas: 1 };
 
@@ -148,4 +148,37 @@ async fn a_primary_that_does_not_know_that_it_was_replaced_is_not_written_to() {
 fn is_used(console: &mut Console) -> bool {
     let clients = console.text(&["CLIENT", "LIST", "TYPE", "normal"]).expect("a list");
     clients.lines().any(|client| !client.contains(" name=sentinel-") && !client.contains(" cmd=client|list"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_no_sentinel_would_choose_does_not_stand_in_for_the_one_that_they_would() {
+    let nodes = replicated(2);
+    nodes[2].console().ask(&["CONFIG", "SET", "replica-priority", "0"]);
+    let group = Group::of(nodes);
+    let (chosen, other) = (&group.nodes[1], &group.nodes[2]);
+    // Who stands still is not excused for that, however long this takes.
+    for sentinel in &group.sentinels {
+        sentinel.console().ask(&["SENTINEL", "SET", "group", "down-after-milliseconds", "600000"]);
+    }
+    let (database, _tasks) = open_with(&group.url(), SAFE).await;
+    other.pause();
+    assert!(
+        is_ok(&database.call(add_one(), far()).await),
+        "told although one does not have it that they cannot choose"
+    );
+    other.resume();
+    chosen.pause();
+    let hurried = database.call(add_one(), near()).await;
+    assert!(hurried.is_err(), "the one that they would choose does not have it: {hurried:?}");
+    let patient = tokio::spawn({
+        let database = database.clone();
+        async move { database.call(add_one(), far()).await }
+    });
+    let mut console = other.console();
+    let made = 2 + i64::from(matches!(hurried, Err(CallError::Unknown(_))));
+    eventually("the other one has it", || counter(&mut console) == made).await;
+    assert!(!patient.is_finished(), "told as done before the one that they would choose has it");
+    chosen.resume();
+    assert!(is_ok(&patient.await.unwrap()));
+    assert_eq!(counter(&mut chosen.console()), made, "every call was applied once");
 }
