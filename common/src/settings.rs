@@ -105,7 +105,7 @@ pub const COMMON: &[Setting] = &[
     Setting {
         name: "REDIS_WAIT_REPLICAS",
         default: "0",
-        help: "replicas that must have a write before anybody is told of it, at least; behind sentinels all that could be promoted",
+        help: "replicas that must have a write before anybody is told of it, at least; behind sentinels, if not 0, all that could be made the primary",
     },
     Setting {
         name: "REQUEST_LIMIT_MS",

@@ -57,7 +57,8 @@ const EVENTS: u64 = 1_000_000;
 Examples:
   checkout audit
   checkout audit --json | jq '.findings[].about'
-  REDIS_PASSWORD_FILE=/run/secrets/redis NATS_PASSWORD_FILE=/run/secrets/nats checkout audit --nats nats://nats:4222 \\
+  NATS_USER=observer NATS_PASSWORD_FILE=/run/secrets/nats REDIS_USER=admin REDIS_PASSWORD_FILE=/run/secrets/redis \\
+    SENTINEL_PASSWORD_FILE=/run/secrets/sentinel checkout audit --nats nats://nats:4222 \\
     --order redis+sentinel://s1:26379,s2:26379/redis-order --payment redis://pay:6379 --stock redis://stock:6379")]
 pub struct Args {
     /// Where

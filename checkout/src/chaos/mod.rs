@@ -60,7 +60,7 @@ const NEWS: Duration = Duration::from_secs(10);
 #[derive(clap::Args, Debug, Clone)]
 #[command(after_long_help = "\
 Examples:
-  checkout chaos                                          two minutes, every kind of fault
+  checkout chaos                                          two minutes, every kind of fault that one of everything can bear
   checkout chaos --ha --scale order=2,payment=2,stock=2 --minutes 60 --seed 7
   checkout chaos --faults kill:service,primary,delete     some kinds only
   checkout chaos --check DIR/history.jsonl                check a history again
