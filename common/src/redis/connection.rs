@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Library;
 use super::recovery::{Position, Recoveries};
+use super::replicated::Lively;
 use super::sentinel::{Needed, Primary, Sentinels};
 
 /// How long opening a connection may take before it is tried anew.
@@ -42,6 +43,8 @@ pub(super) struct Open {
     pub(super) primary: Option<Primary>,
     /// The mark that was last written through it.
     pub(super) mark: Option<Position>,
+    /// Which replicas were seen to follow that node.
+    pub(super) lively: Lively,
 }
 
 /// Whether this is the URL of a database, or of its sentinels.
@@ -141,8 +144,9 @@ impl Connector {
         let Some(recoveries) = &self.recoveries else { return Ok(open) };
         let _counted = Counted::new(&self.recovering);
         let primary = open.primary.clone();
+        let epoch = primary.as_ref().map_or(0, |primary| primary.epoch);
         tokio::select! {
-            recovered = recoveries.ensure(&mut open.connection) => recovered?,
+            recovered = recoveries.ensure(&mut open.connection, epoch) => recovered?,
             () = self.superseded(primary.as_ref()) => return Err(superseded()),
             () = stop.cancelled() => return Err(trouble(std::io::ErrorKind::Interrupted, "stopping")),
         }
@@ -175,7 +179,7 @@ impl Connector {
         self.library.load(&mut connection).await?;
         // So that it is seen at the database who uses which library, see [`super::libraries`].
         redis::cmd("CLIENT").arg("SETNAME").arg(self.library.loaded_name()).query_async::<()>(&mut connection).await?;
-        Ok(Open { connection, primary, mark: None })
+        Ok(Open { connection, primary, mark: None, lively: Lively::new() })
     }
 }
 

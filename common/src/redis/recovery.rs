@@ -158,9 +158,9 @@ impl Recoveries {
         self.met.load(Ordering::SeqCst)
     }
 
-    /// Returns when the primary is recovered, by us or by somebody else.
-    pub(super) async fn ensure(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let identity = identity(connection).await?;
+    /// Returns when the primary is recovered, by us or by somebody else. `epoch` is that of the failover by which it came to be the primary.
+    pub(super) async fn ensure(&self, connection: &mut MultiplexedConnection, epoch: u64) -> RedisResult<()> {
+        let identity = identity(connection, epoch).await?;
         loop {
             if is_recovered(connection, &identity).await? {
                 self.meet(identity);
@@ -206,7 +206,19 @@ impl Recoveries {
 
 async fn is_recovered(connection: &mut MultiplexedConnection, identity: &str) -> RedisResult<bool> {
     let recovered: Option<String> = bounded(redis::cmd("GET").arg(RECOVERED).query_async(connection)).await?;
-    Ok(recovered.as_deref() == Some(identity))
+    Ok(recovered.is_some_and(|recovered| covers(&recovered, identity)))
+}
+
+/// Whether this run of this primary has been recovered, and not before it was replaced and chosen again.
+fn covers(recovered: &str, identity: &str) -> bool {
+    let read = |text: &str| {
+        let (run, epoch) = text.rsplit_once('@')?;
+        Some((run.to_owned(), epoch.parse::<u64>().ok()?))
+    };
+    match (read(recovered), read(identity)) {
+        (Some((recovered, until)), Some((run, epoch))) => recovered == run && until >= epoch,
+        _ => false,
+    }
 }
 
 /// Gives signs of life for as long as it is polled. Should the lock be lost all the same, another one recovers as well.
@@ -219,14 +231,15 @@ async fn hold(mut connection: MultiplexedConnection, identity: &str) -> Infallib
     }
 }
 
-/// What tells this run of this primary from all others.
-async fn identity(connection: &mut MultiplexedConnection) -> RedisResult<String> {
+/// What tells this run of this primary from all others. The epoch belongs to it, because one that stood still while another was the primary does
+/// not notice that it was replaced when it is chosen again before it has been turned.
+async fn identity(connection: &mut MultiplexedConnection, epoch: u64) -> RedisResult<String> {
     let mut info = redis::cmd("INFO");
     info.arg("server").arg("replication");
     let info: String = bounded(info.query_async(connection)).await?;
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     match (field("master_replid"), field("run_id")) {
-        (Some(replication), Some(run)) => Ok(format!("{}/{}", replication.trim(), run.trim())),
+        (Some(replication), Some(run)) => Ok(format!("{}/{}@{epoch}", replication.trim(), run.trim())),
         _ => Err(trouble(std::io::ErrorKind::InvalidData, "INFO names no replication id")),
     }
 }
@@ -246,6 +259,15 @@ mod tests {
         assert_eq!(position.to_string().parse(), Ok(position));
         for wrong in ["", "17", "17@", "@17", "x@1", "1@2@3"] {
             assert_eq!(wrong.parse::<Position>(), Err(InvalidPosition), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_primary_that_was_replaced_and_is_chosen_again_is_another_one() {
+        assert!(covers("log/run@3", "log/run@3"));
+        assert!(covers("log/run@3", "log/run@2"), "who says so has not heard of the last failover");
+        for wrong in ["log/run@2", "log/other@3", "other/run@3", "log/run", "", "@", "log/run@x"] {
+            assert!(!covers(wrong, "log/run@3"), "{wrong}");
         }
     }
 

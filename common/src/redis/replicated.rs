@@ -1,13 +1,13 @@
 //! Sending a group so that its replies are safe to tell: replicas have what was written, and what was read.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::connection::{Connector, Open, trouble};
+use super::connection::{Connector, Open, superseded, trouble};
 use super::sentinel::Needed;
 
 /// What every group writes last where replicas are required. `WAIT` asks whether the replicas have what *this connection* has written;
@@ -23,9 +23,11 @@ const FIRST_WAIT_MS: u64 = 20;
 /// are needed may have changed: one of them is held to be dead now.
 const NEXT_WAIT_MS: u64 = 200;
 /// A replica that has confirmed something within so many seconds is linked, whatever the sentinels know of it, and confirms the group
-/// as well in a moment: each does so every second (Redis, `replicationCron`). One that says nothing for longer is waited for only where a
-/// sentinel could choose it.
-const LIVELY_S: u64 = 2;
+/// as well in a moment: each does so every second (Redis, `replicationCron`).
+const LIVELY_S: i64 = 1;
+/// For how long one that is not so any more is waited for all the same, even where no sentinel is known to hold it for electable: it may
+/// have gone because it has just been made the primary. That is heard of a second later at most, when the leading sentinel asks it who it is.
+const MISSED_FOR: Duration = Duration::from_secs(3);
 /// How long a group waits before a log line says for whom.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -53,10 +55,11 @@ pub(super) async fn exchange(
     values.pop();
     let (started, mut is_told) = (Instant::now(), false);
     loop {
-        wait.hear(answers)?;
         let needed = connector.needed(open);
-        if wait.is_over(needed.as_ref()) {
-            return Ok(values);
+        wait.hear(answers, needed.as_ref(), &mut open.lively)?;
+        if wait.is_over(needed.as_ref(), &open.lively) {
+            // What the sentinels said just now may have been of the next primary's replicas already.
+            return if connector.is_superseded(open) { Err(superseded()) } else { Ok(values) };
         }
         if started.elapsed() > PATIENCE && !std::mem::replace(&mut is_told, true) {
             let Wait { reached, links, .. } = &wait;
@@ -67,6 +70,9 @@ pub(super) async fn exchange(
         answers = open.connection.send_packed_commands(&pipeline, 0, asked).await?;
     }
 }
+
+/// Replicas that were linked a moment ago, and when that was last seen; by `host:port`.
+pub(super) type Lively = HashMap<String, Instant>;
 
 /// What is known of the replicas of one group.
 struct Wait {
@@ -87,8 +93,8 @@ struct Link {
     address: String,
     /// How much of the log it has confirmed.
     offset: u64,
-    /// For how many seconds it has confirmed nothing.
-    lag_s: u64,
+    /// For how many seconds it has confirmed nothing. The server computes it from two clocks, so it can be -1.
+    lag_s: i64,
 }
 
 impl Wait {
@@ -114,12 +120,20 @@ impl Wait {
     }
 
     /// Takes the answers to [`Wait::ask`].
-    fn hear(&mut self, mut answers: Vec<Value>) -> RedisResult<()> {
+    fn hear(&mut self, mut answers: Vec<Value>, needed: Option<&Needed>, lively: &mut Lively) -> RedisResult<()> {
         self.links = None;
         if answers.len() > 1 {
             let (offset, _) = read(answers.remove(0))?;
             self.offset.get_or_insert(offset);
-            self.links = answers.pop().map(read).transpose()?.map(|(_, links)| links);
+            let (_, links) = answers.pop().map(read).transpose()?.unwrap_or_default();
+            let now = Instant::now();
+            lively.retain(|_, last| now.duration_since(*last) < MISSED_FOR);
+            // One that is being copied to gives signs of life, and has confirmed nothing. A sentinel may choose it as soon as the copy is read,
+            // which is before it has what was written since. Only where that is known to be impossible, nobody waits for so long.
+            let is_barred = |link: &Link| needed.is_some_and(|needed| needed.barred.contains(&link.address));
+            let is_lively = |link: &&Link| link.lag_s <= LIVELY_S && (link.offset > 0 || !is_barred(link));
+            lively.extend(links.iter().filter(is_lively).map(|link| (link.address.clone(), now)));
+            self.links = Some(links);
         }
         self.reached = match answers.pop() {
             Some(Value::Int(reached)) => usize::try_from(reached).unwrap_or(0),
@@ -129,8 +143,8 @@ impl Wait {
         Ok(())
     }
 
-    /// Whether the group is safe: all replicas have it, or those that could be made the primary and those that soon could.
-    fn is_over(&self, needed: Option<&Needed>) -> bool {
+    /// Whether the group is safe: all replicas have it, or those that could be made the primary and those that were linked just now.
+    fn is_over(&self, needed: Option<&Needed>, lively: &Lively) -> bool {
         let Some(needed) = needed else { return self.reached >= self.at_least };
         if self.reached >= needed.all.max(self.at_least) {
             return true;
@@ -138,14 +152,9 @@ impl Wait {
         let (Some(promotable), Some(offset), Some(links)) = (&needed.promotable, self.offset, &self.links) else {
             return false;
         };
-        self.reached >= self.at_least && are_safe(links, promotable, offset)
+        let has_it = |address: &String| links.iter().any(|link| link.address == *address && link.offset >= offset);
+        self.reached >= self.at_least && promotable.iter().all(has_it) && lively.keys().all(has_it)
     }
-}
-
-fn are_safe(links: &[Link], promotable: &HashSet<String>, offset: u64) -> bool {
-    let has_it = |link: &Link| link.offset >= offset;
-    let is_named = |address: &String| links.iter().any(|link| link.address == *address && has_it(link));
-    promotable.iter().all(is_named) && links.iter().all(|link| link.lag_s > LIVELY_S || has_it(link))
 }
 
 /// Reads how long the log is and who follows it. A replica that is still being copied to is not among them.
@@ -177,21 +186,23 @@ fn link(line: &str) -> Option<Option<Link>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const INFO: &str = "# Replication\r\nrole:master\r\nconnected_slaves:3\r\nmin_slaves_good_slaves:2\r\n\
-        slave0:ip=10.0.0.2,port=6379,state=online,offset=1000,lag=0\r\n\
+        slave0:ip=10.0.0.2,port=6379,state=online,offset=1000,lag=-1\r\n\
         slave1:ip=::1,port=6380,state=online,offset=900,lag=3,type=replica\r\n\
         slave2:ip=10.0.0.4,port=6379,state=wait_bgsave,offset=0,lag=0\r\n\
         slaves_waiting_psync:0\r\nmaster_replid:ab\r\nmaster_repl_offset:1010\r\n";
 
-    fn link(address: &str, offset: u64, lag_s: u64) -> Link {
+    fn link(address: &str, offset: u64, lag_s: i64) -> Link {
         Link { address: address.into(), offset, lag_s }
     }
 
     #[test]
     fn info_says_who_follows_and_how_far() {
-        let followed = vec![link("10.0.0.2:6379", 1000, 0), link("::1:6380", 900, 3)];
+        let followed = vec![link("10.0.0.2:6379", 1000, -1), link("::1:6380", 900, 3)];
         assert_eq!(read(Value::BulkString(INFO.into())).unwrap(), (1010, followed));
         for wrong in [INFO.replace("master_repl_offset:1010", "x:1"), INFO.replace("offset=900", "offset=?")] {
             assert!(read(Value::BulkString(wrong.into())).is_err());
@@ -199,22 +210,47 @@ mod tests {
         assert!(read(Value::Nil).is_err());
     }
 
+    /// Whether a group is safe that is among the first hundred bytes of the log, where `a` is electable, `c` is barred, and `b` is neither.
+    fn is_safe(lively: &mut Lively, links: &[Link]) -> bool {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<HashSet<_>>();
+        let needed = Needed { all: 3, promotable: Some(names(&["a:1"])), barred: names(&["c:1"]) };
+        let tell = |(number, link): (usize, &Link)| {
+            format!(
+                "slave{number}:ip={},port=1,state=online,offset={},lag={}\r\n",
+                link.address, link.offset, link.lag_s
+            )
+        };
+        let told: String = links.iter().enumerate().map(tell).collect();
+        let info = || Value::BulkString(format!("{told}master_repl_offset:100\r\n").into());
+        let reached = links.iter().filter(|link| link.offset >= 100).count();
+        let mut wait = Wait { at_least: 1, reached: 0, offset: None, links: None };
+        let answers = vec![info(), Value::Int(i64::try_from(reached).unwrap()), info()];
+        wait.hear(answers, Some(&needed), lively).unwrap();
+        wait.is_over(Some(&needed), lively)
+    }
+
     #[test]
     fn who_could_be_chosen_and_who_soon_could_must_have_it() {
-        let promotable = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<HashSet<_>>();
-        let is_safe = |links: &[Link], names: &[&str]| are_safe(links, &promotable(names), 100);
-        assert!(is_safe(&[link("a", 100, 0)], &["a"]));
-        assert!(!is_safe(&[link("a", 99, 0)], &["a"]));
-        assert!(!is_safe(&[link("b", 100, 0)], &["a"]), "another one has it");
-        assert!(!is_safe(&[], &["a"]), "it has left, and may be the primary now");
-        assert!(
-            !is_safe(&[link("a", 100, 0), link("b", 99, 2)], &["a"]),
-            "the sentinels will soon hear that it is linked"
-        );
-        assert!(
-            is_safe(&[link("a", 100, 0), link("b", 99, 3)], &["a"]),
-            "its link is cut, and they do not hold it for electable"
-        );
-        assert!(!is_safe(&[link("a", 100, 0), link("b", 99, 3)], &["a", "b"]));
+        let has_it = || link("a", 100, 0);
+        for (is_expected, links, why) in [
+            (true, vec![has_it()], "the only one that could be chosen has it"),
+            (false, vec![link("a", 99, 0)], "it does not"),
+            (false, vec![link("b", 100, 0)], "another one does"),
+            (false, vec![], "nobody does"),
+            (false, vec![has_it(), link("b", 99, 1)], "one is linked, which the sentinels will soon hear"),
+            (true, vec![has_it(), link("b", 99, 2)], "its link is cut"),
+            (false, vec![has_it(), link("b", 0, 0)], "a sentinel may choose it when the copy is read"),
+            (true, vec![has_it(), link("c", 0, 0)], "none chooses that one before it lets itself be chosen"),
+            (false, vec![has_it(), link("c", 99, 0)], "which it may do now"),
+        ] {
+            assert_eq!(is_safe(&mut Lively::new(), &links), is_expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_has_just_gone_may_be_the_primary_by_now() {
+        let mut lively = Lively::new();
+        assert!(is_safe(&mut lively, &[link("a", 100, 0), link("b", 100, 0)]));
+        assert!(!is_safe(&mut lively, &[link("a", 100, 0)]));
     }
 }

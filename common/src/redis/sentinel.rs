@@ -3,7 +3,7 @@
 //! And knowing how many replicas must have a write before it is safe. One is not enough: a failover makes one replica the primary while
 //! the other still follows the old one, which so goes on to confirm writes that are thrown away a moment later (seen with
 //! `SENTINEL FAILOVER` under load: thousands). What *every* replica has that could be made the primary is safe, and from the moment in
-//! which one of them is, the old primary does not hear from it any more. Which these are is what the sentinels go by: [`is_promotable`].
+//! which one of them is, the old primary does not hear from it any more. Which these are is what the sentinels go by: [`standing`].
 //! They are known by name and not by number: a replica that the sentinels do not yet know to be linked would make the number up, in the
 //! place of the one that has just been made the primary.
 //!
@@ -35,9 +35,10 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before a sentinel that does not answer is listened to again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// What is listened to: another primary (the second is said by the leader alone, and earlier when replicas take long to be turned), and
-/// replicas that go and come.
-const NEWS: &[&str] = &["+switch-master", "+promoted-slave", "+sdown", "-sdown", "+slave"];
+/// What is listened to: another primary (`+promoted-slave` is said by the leader alone, and earlier when replicas take long to be turned), a
+/// failover that begins, and replicas that go and come.
+const NEWS: &[&str] =
+    &["+switch-master", "+promoted-slave", "+try-failover", "+selected-slave", "+sdown", "-sdown", "+slave"];
 
 /// What begins the URL of a database behind sentinels:
 /// `redis+sentinel://[user:password@]host:port[,host:port…]/name[/db][?sentinel_user=…&sentinel_password=…]`.
@@ -64,8 +65,19 @@ impl Primary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     primary: Primary,
-    /// All replicas, and whether each could be made the primary. Nothing in the middle of a failover.
-    replicas: Option<Vec<(String, bool)>>,
+    /// All replicas. Nothing in the middle of a failover.
+    replicas: Option<Vec<(String, Standing)>>,
+}
+
+/// What a sentinel holds of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It could be made the primary.
+    Promotable,
+    /// It could not: it is away, or not linked, so far as is known.
+    Excused,
+    /// It could not because it says so itself: its priority is 0.
+    Barred,
 }
 
 /// Which replicas must have a write before anybody is told of it.
@@ -76,6 +88,8 @@ pub(super) struct Needed {
     /// Those that could be made the primary, as `host:port`, by which the primary knows them as well. Nothing where too few sentinels are
     /// heard to say: then all must have it.
     pub(super) promotable: Option<HashSet<String>>,
+    /// Those that no sentinel would choose, because they say so themselves.
+    pub(super) barred: HashSet<String>,
 }
 
 /// The sentinels of one database.
@@ -89,7 +103,7 @@ pub(super) struct Sentinels {
     known: watch::Sender<Option<Primary>>,
     /// What each sentinel said last; nothing while it is not heard.
     views: Mutex<Vec<Option<View>>>,
-    /// How many replicas there were when a sentinel last spoke of them.
+    /// The most replicas that a sentinel ever spoke of.
     replicas: AtomicUsize,
 }
 
@@ -147,7 +161,8 @@ impl Sentinels {
         self.node.clone().set_addr(ConnectionAddr::Tcp(primary.host.clone(), primary.port))
     }
 
-    /// Asks all sentinels for the primary. Waits for a majority, or, where there is none, for whoever answers in time.
+    /// Asks all sentinels for the primary. Waits for a majority, or, where there is none, for whoever answers in time; and goes by one that is
+    /// listened to, where that knows better.
     pub(super) async fn locate(&self) -> RedisResult<Primary> {
         let mut asked: FuturesUnordered<_> = self.clients.iter().map(|client| self.ask_once(client)).collect();
         let majority = self.clients.len() / 2 + 1;
@@ -166,9 +181,15 @@ impl Sentinels {
                 Err(error) => trouble = Some(error),
             }
         }
-        let Some(primary) = latest else {
+        let Some(mut primary) = latest else {
             return Err(trouble.unwrap_or_else(|| io("no sentinel answers")));
         };
+        // The majority that was fastest may be the one that has not heard yet of a failover that is over.
+        for view in self.views.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten() {
+            if view.primary.epoch > primary.epoch {
+                primary = view.primary.clone();
+            }
+        }
         if answers < majority && self.known.borrow().as_ref().is_some_and(|known| known.epoch > primary.epoch) {
             return Err(io("the only sentinels that answer have not heard of the last failover"));
         }
@@ -200,26 +221,36 @@ impl Sentinels {
             all.query_async(connection).await?;
         let (host, port) = address.ok_or_else(|| io("a sentinel knows no primary of this name"))?;
         let epoch = facts.get("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-        let is_settled = fact(&facts, "ip") == host && fact(&facts, "port") == port.to_string();
-        let replica = |facts: &Facts| (format!("{}:{}", fact(facts, "ip"), fact(facts, "port")), is_promotable(facts));
+        let is_settled = fact(&facts, "ip") == host
+            && fact(&facts, "port") == port.to_string()
+            && !has_flag(&facts, "failover_in_progress");
+        let replica = |facts: &Facts| (format!("{}:{}", fact(facts, "ip"), fact(facts, "port")), standing(facts));
         let replicas = is_settled.then(|| replicas.iter().map(replica).collect());
         Ok(View { primary: Primary { host, port, epoch }, replicas })
     }
 
     /// Which replicas must have what this primary writes: all that could be made the primary in its place, so far as a majority of the
-    /// sentinels is heard; all that there are, where it is not.
+    /// sentinels is heard; all that there are, where it is not, or where one of them is about to choose.
     pub(super) fn needed(&self, primary: &Primary) -> Needed {
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let of_primary = views.iter().flatten().filter(|view| view.primary.is_at(primary));
-        let heard: Vec<_> = of_primary.filter_map(|view| view.replicas.as_ref()).collect();
-        if heard.len() <= self.clients.len() / 2 {
-            return Needed { all: self.replicas.load(Ordering::Relaxed), promotable: None };
+        let (is_chosen_from, heard) = of_primary.fold((false, Vec::new()), |(is_chosen_from, mut heard), view| {
+            heard.extend(&view.replicas);
+            (is_chosen_from || view.replicas.is_none(), heard)
+        });
+        if is_chosen_from || heard.len() <= self.clients.len() / 2 {
+            return Needed { all: self.replicas.load(Ordering::Relaxed), promotable: None, barred: HashSet::new() };
         }
-        let known = heard.into_iter().flatten();
-        let all = known.clone().map(|(address, _)| address).collect::<HashSet<_>>().len();
-        let promotable =
-            known.filter(|(_, is_promotable)| *is_promotable).map(|(address, _)| address.clone()).collect();
-        Needed { all, promotable: Some(promotable) }
+        let those = |is_meant: fn(Standing) -> bool| -> HashSet<String> {
+            let meant = heard.iter().copied().flatten().filter(|(_, standing)| is_meant(*standing));
+            meant.map(|(address, _)| address.clone()).collect()
+        };
+        let (all, others) = (those(|_| true), those(|standing| standing != Standing::Barred));
+        Needed {
+            all: all.len(),
+            promotable: Some(those(|standing| standing == Standing::Promotable)),
+            barred: all.difference(&others).cloned().collect(),
+        }
     }
 
     /// Resolves when a later failover has made another node the primary than the one that a connection leads to.
@@ -311,9 +342,10 @@ impl Sentinels {
         }
     }
 
-    fn count(&self, replicas: Option<&Vec<(String, bool)>>) {
+    fn count(&self, replicas: Option<&Vec<(String, Standing)>>) {
         if let Some(replicas) = replicas {
-            self.replicas.store(replicas.len(), Ordering::Relaxed);
+            // A sentinel that has lost its disk knows none at first.
+            self.replicas.fetch_max(replicas.len(), Ordering::Relaxed);
         }
     }
 
@@ -340,13 +372,23 @@ fn fact<'a>(facts: &'a Facts, name: &str) -> &'a str {
     facts.get(name).map(String::as_str).unwrap_or_default()
 }
 
-/// Whether a sentinel could make this replica the primary: the conditions of Sentinel's own choice (`sentinelSelectSlave`), and that the
-/// replica is linked to its primary. One that is not has less than the others, of which the one that has most is chosen.
-fn is_promotable(facts: &Facts) -> bool {
-    let is_away = fact(facts, "flags").split(',').any(|flag| ["s_down", "o_down", "disconnected"].contains(&flag));
+fn has_flag(facts: &Facts, flag: &str) -> bool {
+    fact(facts, "flags").split(',').any(|it| it == flag)
+}
+
+/// Whether a sentinel could make this replica the primary, or is doing so: the conditions of Sentinel's own choice (`sentinelSelectSlave`), and
+/// that the replica is linked to its primary. One that is not has less than the others, of which the one that has most is chosen.
+fn standing(facts: &Facts) -> Standing {
+    if has_flag(facts, "promoted") {
+        return Standing::Promotable;
+    }
+    if fact(facts, "slave-priority") == "0" {
+        return Standing::Barred;
+    }
+    let is_away = ["s_down", "o_down", "disconnected"].into_iter().any(|flag| has_flag(facts, flag));
     let is_known = fact(facts, "info-refresh") != "0";
-    let may_be_chosen = fact(facts, "slave-priority") != "0";
-    !is_away && is_known && may_be_chosen && fact(facts, "master-link-status") == "ok"
+    let is_linked = fact(facts, "master-link-status") == "ok";
+    if !is_away && is_known && is_linked { Standing::Promotable } else { Standing::Excused }
 }
 
 fn sentinel(host: &str, login: &str) -> RedisResult<Client> {
@@ -409,13 +451,14 @@ mod tests {
         let sentinels = read("redis+sentinel://one,two,three/name").unwrap();
         let primary = |port| Primary { host: "h".into(), port, epoch: 1 };
         let view = |port, replicas: &[(&str, bool)]| {
-            let replicas = replicas.iter().map(|(address, it)| ((*address).to_owned(), *it)).collect();
+            let standing = |it: bool| if it { Standing::Promotable } else { Standing::Excused };
+            let replicas = replicas.iter().map(|(address, it)| ((*address).to_owned(), standing(*it))).collect();
             Some(View { primary: primary(port), replicas: Some(replicas) })
         };
-        let all = |all: usize| Needed { all, promotable: None };
+        let all = |all: usize| Needed { all, promotable: None, barred: HashSet::new() };
         let some = |all: usize, promotable: &[&str]| {
             let promotable = promotable.iter().map(|address| (*address).to_owned()).collect();
-            Needed { all, promotable: Some(promotable) }
+            Needed { all, promotable: Some(promotable), barred: HashSet::new() }
         };
         let needed = || sentinels.needed(&primary(1));
         assert_eq!(needed(), all(0), "nothing is known, and what the settings say holds");
@@ -429,10 +472,23 @@ mod tests {
         assert_eq!(needed(), some(2, &["a"]));
         sentinels.note(1, view(2, &[("a", false), ("h:1", true)]));
         assert_eq!(needed(), all(2), "most have left this primary");
-        sentinels.note(1, Some(View { primary: primary(1), replicas: None }));
-        assert_eq!(needed(), all(2), "a failover is under way");
+        sentinels.note(1, view(1, &[("a", true), ("b", false)]));
+        assert_eq!(needed(), some(2, &["a"]));
+        sentinels.note(2, Some(View { primary: primary(1), replicas: None }));
+        assert_eq!(needed(), all(2), "a failover is under way, whatever the others know of it");
         (0..3).for_each(|index| sentinels.note(index, None));
         assert_eq!(needed(), all(2), "no sentinel is heard, so nobody knows what they do");
+    }
+
+    #[test]
+    fn a_replica_is_barred_where_all_say_so() {
+        let sentinels = read("redis+sentinel://one,two,three/name").unwrap();
+        let primary = Primary { host: "h".into(), port: 1, epoch: 1 };
+        let view = |standing| Some(View { primary: primary.clone(), replicas: Some(vec![("a".to_owned(), standing)]) });
+        (0..3).for_each(|index| sentinels.note(index, view(Standing::Barred)));
+        assert_eq!(sentinels.needed(&primary).barred, HashSet::from(["a".to_owned()]));
+        sentinels.note(2, view(Standing::Excused));
+        assert_eq!(sentinels.needed(&primary).barred, HashSet::new());
     }
 
     #[test]
@@ -442,17 +498,18 @@ mod tests {
         let with = |name: &str, value: &str| {
             let mut facts: Facts = good.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             facts.insert(name.to_owned(), value.to_owned());
-            is_promotable(&facts)
+            standing(&facts)
         };
-        assert!(with("flags", "slave"));
+        assert_eq!(with("flags", "slave"), Standing::Promotable);
+        assert_eq!(with("flags", "slave,s_down,promoted"), Standing::Promotable, "it is being made the primary");
+        assert_eq!(with("slave-priority", "0"), Standing::Barred);
         for (name, value) in [
             ("flags", "s_down,slave"),
             ("flags", "slave,disconnected"),
             ("info-refresh", "0"),
-            ("slave-priority", "0"),
             ("master-link-status", "err"),
         ] {
-            assert!(!with(name, value), "{name}: {value}");
+            assert_eq!(with(name, value), Standing::Excused, "{name}: {value}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use common::redis::{CallError, Database, Options, locate_primary};
 use futures::future::join_all;
+use redis::FromRedisValue;
 use testing::sentinels::{Group, replicated};
 use testing::servers::Console;
 use tokio::task::JoinHandle;
@@ -181,4 +182,33 @@ async fn a_replica_that_no_sentinel_would_choose_does_not_stand_in_for_the_one_t
     chosen.resume();
     assert!(is_ok(&patient.await.unwrap()));
     assert_eq!(counter(&mut chosen.console()), made, "every call was applied once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_chosen_again_as_soon_as_it_follows_has_what_was_told() {
+    let nodes = replicated(2);
+    nodes[2].console().ask(&["CONFIG", "SET", "replica-priority", "200"]);
+    let group = Group::of(nodes);
+    let (database, _tasks) = open_with(&group.url(), SAFE).await;
+    let load = Load::start(&database);
+    // Who is turned, to be a replica or the primary, loses its connections.
+    let counter = |node: usize| counter(&mut group.nodes[node].console());
+    eventually("calls are carried out", || counter(0) > 500).await;
+    let mut sentinel = group.sentinels[0].console();
+    let fail_over = &["SENTINEL", "FAILOVER", "group"];
+    sentinel.ask(fail_over);
+    eventually("the better one is the primary", || group.primary_according_to(0) == 1).await;
+    // The sentinels turn it after eight seconds, and do not look at it again for ten: so long they do not know that it is linked.
+    // Whoever is connected when it is turned is cut off, also in the middle of this.
+    let info = || Console::open(&group.nodes[0].url())?.try_ask(&["INFO", "replication"]).ok();
+    let is_linked = |info| String::from_redis_value(info).is_ok_and(|info| info.contains("master_link_status:up"));
+    eventually("the old one follows", || info().is_some_and(is_linked)).await;
+    let before = counter(1);
+    eventually("calls are carried out there", || counter(1) > before + 50).await;
+    eventually("the next failover begins", || sentinel.try_ask(fail_over).is_ok()).await;
+    eventually("it is the primary again", || group.primary_according_to(0) == 0).await;
+    let before = counter(0);
+    eventually("calls are carried out there again", || counter(0) > before + 500).await;
+    let made = load.stop().await;
+    assert_eq!(counter(0), made, "every call was answered, and applied once");
 }
