@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::Library;
 use super::recovery::{Position, Recoveries};
 use super::replicated::Lively;
-use super::sentinel::{Needed, Primary, Sentinels};
+use super::sentinel::{Primary, Sentinels};
+use super::standing::Needed;
 
 /// How long opening a connection may take before it is tried anew.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);

@@ -22,6 +22,7 @@ mod recovery;
 mod replicated;
 mod reply;
 mod sentinel;
+mod standing;
 pub mod survey;
 
 pub use batch::{BatchChunk, key_in_use, key_mismatch, run_batch};

@@ -8,7 +8,7 @@ use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::connection::{Connector, Open, superseded, trouble};
-use super::sentinel::Needed;
+use super::standing::Needed;
 
 /// What every group writes last where replicas are required. `WAIT` asks whether the replicas have what *this connection* has written;
 /// on a new connection a read, or a repeat that is answered from its record, would be told yes although nothing was replicated since
@@ -157,7 +157,7 @@ impl Wait {
     }
 }
 
-/// Reads how long the log is and who follows it. A replica that is still being copied to is not among them.
+/// Reads how long the log is and who follows it. One to which a copy is still on its way is not among them.
 fn read(info: Value) -> RedisResult<(u64, Vec<Link>)> {
     let info = String::from_redis_value(info)?;
     let (mut offset, mut links) = (None, Vec::new());

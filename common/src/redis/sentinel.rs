@@ -3,7 +3,7 @@
 //! And knowing how many replicas must have a write before it is safe. One is not enough: a failover makes one replica the primary while
 //! the other still follows the old one, which so goes on to confirm writes that are thrown away a moment later (seen with
 //! `SENTINEL FAILOVER` under load: thousands). What *every* replica has that could be made the primary is safe, and from the moment in
-//! which one of them is, the old primary does not hear from it any more. Which these are is what the sentinels go by: [`standing`].
+//! which one of them is, the old primary does not hear from it any more. Which these are is what the sentinels go by: [`standing()`].
 //! They are known by name and not by number: a replica that the sentinels do not yet know to be linked would make the number up, in the
 //! place of the one that has just been made the primary.
 //!
@@ -12,7 +12,7 @@
 //! and it does not listen. Here all sentinels are asked at once, the answer of the latest configuration epoch counts, and each
 //! sentinel is listened to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,8 @@ use redis::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use super::standing::{Facts, Needed, Standing, fact, has_flag, standing};
 
 /// How long a sentinel may take to be connected to and to answer. A healthy one takes a millisecond; a failover is not to wait for one
 /// that stands still.
@@ -67,29 +69,6 @@ struct View {
     primary: Primary,
     /// All replicas. Nothing in the middle of a failover.
     replicas: Option<Vec<(String, Standing)>>,
-}
-
-/// What a sentinel holds of a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It could be made the primary.
-    Promotable,
-    /// It could not: it is away, or not linked, so far as is known.
-    Excused,
-    /// It could not because it says so itself: its priority is 0.
-    Barred,
-}
-
-/// Which replicas must have a write before anybody is told of it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Needed {
-    /// How many there are, those included that do not matter now. When all have it, nobody need ask which.
-    pub(super) all: usize,
-    /// Those that could be made the primary, as `host:port`, by which the primary knows them as well. Nothing where too few sentinels are
-    /// heard to say: then all must have it.
-    pub(super) promotable: Option<HashSet<String>>,
-    /// Those that no sentinel would choose, because they say so themselves.
-    pub(super) barred: HashSet<String>,
 }
 
 /// The sentinels of one database.
@@ -365,32 +344,6 @@ impl Sentinels {
     }
 }
 
-/// What a sentinel says of one server, by name.
-type Facts = HashMap<String, String>;
-
-fn fact<'a>(facts: &'a Facts, name: &str) -> &'a str {
-    facts.get(name).map(String::as_str).unwrap_or_default()
-}
-
-fn has_flag(facts: &Facts, flag: &str) -> bool {
-    fact(facts, "flags").split(',').any(|it| it == flag)
-}
-
-/// Whether a sentinel could make this replica the primary, or is doing so: the conditions of Sentinel's own choice (`sentinelSelectSlave`), and
-/// that the replica is linked to its primary. One that is not has less than the others, of which the one that has most is chosen.
-fn standing(facts: &Facts) -> Standing {
-    if has_flag(facts, "promoted") {
-        return Standing::Promotable;
-    }
-    if fact(facts, "slave-priority") == "0" {
-        return Standing::Barred;
-    }
-    let is_away = ["s_down", "o_down", "disconnected"].into_iter().any(|flag| has_flag(facts, flag));
-    let is_known = fact(facts, "info-refresh") != "0";
-    let is_linked = fact(facts, "master-link-status") == "ok";
-    if !is_away && is_known && is_linked { Standing::Promotable } else { Standing::Excused }
-}
-
 fn sentinel(host: &str, login: &str) -> RedisResult<Client> {
     // An IPv6 address stands in brackets, and has colons of its own.
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -489,28 +442,6 @@ mod tests {
         assert_eq!(sentinels.needed(&primary).barred, HashSet::from(["a".to_owned()]));
         sentinels.note(2, view(Standing::Excused));
         assert_eq!(sentinels.needed(&primary).barred, HashSet::new());
-    }
-
-    #[test]
-    fn a_replica_is_promotable_as_sentinel_sees_it() {
-        let good =
-            [("flags", "slave"), ("info-refresh", "312"), ("slave-priority", "100"), ("master-link-status", "ok")];
-        let with = |name: &str, value: &str| {
-            let mut facts: Facts = good.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            facts.insert(name.to_owned(), value.to_owned());
-            standing(&facts)
-        };
-        assert_eq!(with("flags", "slave"), Standing::Promotable);
-        assert_eq!(with("flags", "slave,s_down,promoted"), Standing::Promotable, "it is being made the primary");
-        assert_eq!(with("slave-priority", "0"), Standing::Barred);
-        for (name, value) in [
-            ("flags", "s_down,slave"),
-            ("flags", "slave,disconnected"),
-            ("info-refresh", "0"),
-            ("master-link-status", "err"),
-        ] {
-            assert_eq!(with(name, value), Standing::Excused, "{name}: {value}");
-        }
     }
 
     #[test]
