@@ -227,6 +227,9 @@ pub enum Poison {
     /// The saga id belongs to another order than the event names.
     #[error("saga {0} does not belong to the order that the event names")]
     ForeignOrder(SagaId),
+    /// The message says that it is of another type than its subject.
+    #[error("its CloudEvents type is {0}, another one than its subject")]
+    OtherType(String),
 }
 
 impl Poison {
@@ -234,7 +237,7 @@ impl Poison {
     pub const fn is_newer(&self) -> bool {
         match self {
             Self::UnknownKind(_) | Self::Version(_) => true,
-            Self::Body(_) | Self::NoReason(_) | Self::ForeignOrder(_) => false,
+            Self::Body(_) | Self::NoReason(_) | Self::ForeignOrder(_) | Self::OtherType(_) => false,
         }
     }
 }

@@ -4,6 +4,12 @@
 //! No service may change a stream, or create a consumer: a subject transform, or a consumer that delivers to a subject, would have the
 //! server say in another's name what the service may not say itself. So only `admin` does (`checkout topology`), and the services
 //! verify ([`crate::topology::Limits::creates`]).
+//!
+//! nats-server looks at the subject that somebody publishes to, and not at the one where they want the answer: that it publishes to
+//! with rights of its own. So no service may ask for what is answered with words of its own choice. What is left to ask for is answered
+//! in the API's words, which nobody takes for an event, or with an event of somebody else's from the asker's own durable, which nobody takes
+//! for another one than it was (`message.rs`). What one can still do so is to have the server purge the stream or move its leader, which
+//! the platform bears.
 
 use std::fmt::Write as _;
 
@@ -18,7 +24,7 @@ pub enum User {
     Service(Service),
     /// Hears all events through a durable of its own, and says nothing.
     Auditor,
-    /// Looks at everything, and says nothing.
+    /// Looks at everything, and says nothing itself.
     Observer,
 }
 
@@ -100,7 +106,7 @@ fn of_service(service: Service) -> Permissions {
     publish.push(format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.*"));
     publish.extend(to_pull(name));
     // What it has published itself, should its database have lost it.
-    publish.extend(to_read());
+    publish.push(to_read());
     // Its own, to hear its echo; those of its other instances, to tell them of ends.
     publish.push(inboxes.clone());
     let mut subscribe = vec![inboxes];
@@ -118,13 +124,9 @@ fn to_pull(durable: &str) -> [String; 2] {
     [format!("$JS.API.CONSUMER.MSG.NEXT.{CHECKOUT}.{durable}"), format!("$JS.ACK.{CHECKOUT}.{durable}.>")]
 }
 
-/// Reading the stream without a consumer.
-fn to_read() -> [String; 3] {
-    [
-        format!("$JS.API.DIRECT.GET.{CHECKOUT}"),
-        format!("$JS.API.DIRECT.GET.{CHECKOUT}.>"),
-        format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}"),
-    ]
+/// Reading the stream without a consumer, and not by direct gets either ([`crate::direct`]).
+fn to_read() -> String {
+    format!("$JS.API.STREAM.MSG.GET.{CHECKOUT}")
 }
 
 /// Its own durable, and what it has heard before.
@@ -133,7 +135,7 @@ fn of_auditor() -> Permissions {
     let mut publish =
         vec![format!("$JS.API.STREAM.INFO.{CHECKOUT}"), format!("$JS.API.CONSUMER.INFO.{CHECKOUT}.{AUDITOR}")];
     publish.extend(to_pull(AUDITOR));
-    publish.extend(to_read());
+    publish.push(to_read());
     // To hear its echo.
     publish.push(inboxes.clone());
     Permissions { publish, subscribe: vec![inboxes], ..Permissions::default() }

@@ -1,63 +1,70 @@
-//! Reading the stream of events without a consumer, which nobody but the keeper of the topology may create: batched direct gets (ADR-31).
+//! Reading the stream of events without a consumer, which nobody but the keeper of the topology may create: message by message from the leader
+//! (`STREAM.MSG.GET`), many at once.
 //!
-//! Any replica of the stream answers those, also one that lags behind. So whoever reads asks the leader how far there is something to
-//! read, and reads on until that was met.
+//! Not by direct gets (ADR-31), though they give whole batches: the server sends a message as it is to where the question wants its answer,
+//! and with rights of its own. Who may ask so could have it say, in another's name, what they have stored in their own. What is
+//! got this way is wrapped in an answer of the API, and means nothing to anybody else.
 
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
+use crate::broker::{Broker, BrokerError, request_error};
 use crate::topology::CHECKOUT;
 
-/// Messages that are read at once.
-const PAGE: usize = 256;
-/// Before a replica of the stream that lags is asked again.
+/// Messages that are asked for at once.
+const PAGE: u64 = 256;
+/// Before a leader that has not caught up with its predecessor is asked again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 /// The server's error for a stream that is not there: what is deleted tells nothing any more.
-const NO_STREAM: u16 = 10059;
+const NO_STREAM: u64 = 10059;
 /// The server's error for a message that is not there.
-const NO_MESSAGE: u16 = 10037;
+const NO_MESSAGE: u64 = 10037;
 
-/// The next messages from the sequence `from` on of which the subject matches; none, where whoever answers has none.
-pub(crate) async fn page(broker: &Broker, from: u64, subjects: &str) -> Result<Vec<Message>, BrokerError> {
-    let client = &broker.inner.client;
-    let inbox = client.new_inbox();
-    let mut subscriber = client.subscribe(inbox.clone()).await.map_err(request_error("subscribe"))?;
-    let question = serde_json::json!({ "seq": from, "batch": PAGE, "next_by_subj": subjects });
-    client
-        .publish_with_reply(format!("$JS.API.DIRECT.GET.{CHECKOUT}"), inbox, Bytes::from(question.to_string()))
-        .await
-        .map_err(request_error("the stream cannot be read"))?;
-    let mut page = Vec::with_capacity(PAGE);
-    loop {
-        let message = bounded(ANSWER_PATIENCE, subscriber.next()).await.flatten();
-        let message = message.ok_or_else(|| BrokerError::Request("the stream cannot be read: no answer".into()))?;
-        match message.status.filter(|status| *status != StatusCode::OK) {
-            None => page.push(message),
-            // The end of the batch, or nothing there.
-            Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => return Ok(page),
-            Some(status) => {
-                let why = message.description.as_deref().unwrap_or("no description");
-                return Err(BrokerError::Request(format!("the stream cannot be read: {status}: {why}")));
-            }
+/// Messages of the stream, in their order.
+pub(crate) struct Page {
+    /// Those whose subjects matter.
+    pub messages: Vec<StreamMessage>,
+    /// Where the next page begins.
+    pub next: u64,
+}
+
+/// The next messages from the sequence `from` on of which the subject begins with this; nothing, where there are none.
+pub(crate) async fn page(broker: &Broker, from: u64, subjects: &str) -> Result<Option<Page>, BrokerError> {
+    let stream = broker.inner.jetstream.get_stream_no_info(CHECKOUT).await.map_err(request_error("the stream"))?;
+    let first = stream.get_first_raw_message_by_subject(format!("{subjects}>"), from).await;
+    let Some(first) = found(first)? else { return Ok(None) };
+    let rest = stream::iter(first.sequence + 1..first.sequence + PAGE);
+    let rest = rest.map(|sequence| stream.get_raw_message(sequence)).buffered(PAGE as usize).map(found);
+    let mut messages = vec![first];
+    messages.extend(rest.try_collect::<Vec<_>>().await?.into_iter().flatten());
+    // Not behind the last place that was asked about: a message may be stored there by now.
+    let next = messages.last().map_or(from, |last| last.sequence + 1);
+    messages.retain(|message| message.subject.starts_with(subjects));
+    Ok(Some(Page { messages, next }))
+}
+
+/// The message, or nothing where there is none.
+fn found(answer: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, BrokerError> {
+    match answer.as_ref().map_err(RawMessageError::kind) {
+        Ok(_) => Ok(answer.ok()),
+        Err(LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(LastRawMessageErrorKind::JetStream(error)) if [NO_MESSAGE, NO_STREAM].contains(&error.error_code().0) => {
+            Ok(None)
         }
+        Err(kind) => Err(BrokerError::Request(format!("the stream cannot be read: {kind}"))),
     }
 }
 
 /// The text of a header.
-pub(crate) fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
-    message.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
-}
-
-/// The place in the stream of a message that was read.
-pub(crate) fn sequence(message: &Message) -> Option<u64> {
-    header(message, "Nats-Sequence")?.parse().ok()
+pub(crate) fn header<'a>(message: &'a StreamMessage, name: &str) -> Option<&'a str> {
+    message.headers.get(name).map(async_nats::HeaderValue::as_str)
 }
 
 /// Where a message lies, and since when.
@@ -81,7 +88,7 @@ struct Stored {
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(default)]
-    err_code: u16,
+    err_code: u64,
     #[serde(default)]
     description: String,
 }

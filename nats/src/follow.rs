@@ -9,20 +9,20 @@
 
 use std::time::Duration;
 
+use async_nats::Message;
 use async_nats::jetstream::AckKind;
-use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::answer_message;
 use crate::broker::{Broker, BrokerError, request_error};
-use crate::direct::{PAUSE, ask_leader, header, page, sequence};
-use crate::message::decode_parts;
+use crate::direct::{PAUSE, ask_leader, page};
+use crate::message::decode;
 use crate::outage::{Outage, pause};
 use crate::pull::{Puller, Sign, position, waiting};
 use crate::recall::Past;
+use crate::scan::Found;
 use crate::topology::{AUDITOR, CHECKOUT};
 
 /// How often a listener that has heard everything is told so, because time passes for what it misses.
@@ -111,9 +111,8 @@ impl Broker {
     async fn read(&self, from: u64, to: u64, mut take: impl FnMut(Past)) -> Result<(), BrokerError> {
         let mut next = from + 1;
         while next <= to {
-            let page = page(self, next, ">").await?;
-            let Some(last) = page.last().and_then(sequence) else {
-                // Whoever answered lags, or there is no more.
+            let Some(page) = page(self, next, "").await? else {
+                // Another leader has not caught up yet, or there is no more.
                 let question = serde_json::json!({ "seq": next, "next_by_subj": ">" });
                 if ask_leader(self, &question).await?.is_none_or(|found| found.sequence > to) {
                     return Ok(());
@@ -121,8 +120,9 @@ impl Broker {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
-            page.iter().filter_map(read_past).filter(|past| past.sequence <= to).for_each(&mut take);
-            next = last + 1;
+            let pasts = page.messages.into_iter().map(|message| Past::from(Found::from(message)));
+            pasts.filter(|past| past.sequence <= to).for_each(&mut take);
+            next = page.next;
         }
         Ok(())
     }
@@ -180,20 +180,7 @@ impl Broker {
     }
 }
 
-fn past(subject: &str, message: &Message, sequence: u64, at_ns: i128) -> Past {
-    Past {
-        sequence,
-        at_ms: u64::try_from(at_ns / 1_000_000).unwrap_or_default(),
-        event: decode_parts(subject, &message.payload, message.headers.as_ref().map(|headers| headers as &HeaderMap)),
-    }
-}
-
-fn read_past(message: &Message) -> Option<Past> {
-    let time = OffsetDateTime::parse(header(message, "Nats-Time-Stamp")?, &Rfc3339).ok()?;
-    Some(past(header(message, "Nats-Subject")?, message, sequence(message)?, time.unix_timestamp_nanos()))
-}
-
 fn delivered(message: &Message) -> Option<Past> {
     let position = position(message)?;
-    Some(past(&message.subject, message, position.sequence, i128::from(position.stored_at_ns)))
+    Some(Past { sequence: position.sequence, at_ms: position.stored_at_ns / 1_000_000, event: decode(message) })
 }

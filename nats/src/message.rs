@@ -85,14 +85,19 @@ impl Template {
     }
 }
 
-/// The event that a message carries. Its type is the subject: the `ce-type` header is for other readers.
+/// The event that a message carries. Its type is the subject. The `ce-type` header is for other readers, but must not say otherwise: then
+/// somebody has had the server deliver an event of another type there ([`crate::access`]).
 pub(crate) fn decode(message: &async_nats::Message) -> Result<Event, Poison> {
     decode_parts(&message.subject, &message.payload, message.headers.as_ref())
 }
 
 /// The same of a message that lies in a stream.
 pub(crate) fn decode_parts(subject: &str, payload: &[u8], headers: Option<&HeaderMap>) -> Result<Event, Poison> {
-    let traceparent = headers.and_then(|headers| headers.get(TRACEPARENT.clone()));
+    let header = |name: &HeaderName| headers.and_then(|headers| headers.get(name.clone()));
+    if let Some(told) = header(&CE_TYPE).map(HeaderValue::as_str).filter(|told| *told != subject) {
+        return Err(Poison::OtherType(told.to_owned()));
+    }
+    let traceparent = header(&TRACEPARENT);
     Event::decode(subject, payload, traceparent.map(HeaderValue::as_str))
 }
 

@@ -6,14 +6,14 @@
 //!
 //! Services may not create consumers, so the stream is read directly ([`crate::direct`]), until the last of the service's messages was met.
 
-use async_nats::Message;
+use async_nats::jetstream::message::StreamMessage;
 use common::event::{Event, SagaEvent};
 use common::redis::{Call, Database, Position, Recovery, Reply, Unrecovered};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::broker::{Broker, BrokerError};
-use crate::direct::{PAUSE, ask_leader, header, page, sequence};
+use crate::direct::{PAUSE, ask_leader, header, page};
 use crate::topology::{CHANNELS, CHECKOUT, Service};
 
 /// A service that can make its published decisions true again.
@@ -143,10 +143,9 @@ impl Tally {
 /// # Errors
 /// It is a decision of a newer build of this service, and only that can redo it. The primary is not used until it has: instances of that
 /// build are tried in turn with this one.
-fn decode(message: &Message) -> Result<Option<SagaEvent>, String> {
-    let Some(subject) = header(message, "Nats-Subject") else { return Ok(None) };
-    let sequence = sequence(message).unwrap_or_default();
-    match Event::decode(subject, &message.payload, header(message, "traceparent")) {
+fn decode(message: &StreamMessage) -> Result<Option<SagaEvent>, String> {
+    let sequence = message.sequence;
+    match Event::decode(&message.subject, &message.payload, header(message, "traceparent")) {
         Ok(Event::Saga(event)) => Ok(Some(event)),
         Ok(Event::Watermark(_)) => Ok(None),
         Err(poison) if poison.is_newer() => Err(format!(
@@ -186,14 +185,13 @@ impl<'a> Published<'a> {
     }
 
     /// The next messages; nothing after the last.
-    async fn page(&mut self) -> Result<Option<Vec<Message>>, BrokerError> {
+    async fn page(&mut self) -> Result<Option<Vec<StreamMessage>>, BrokerError> {
         while self.next <= self.last {
-            let page = page(self.broker, self.next, &format!("{}.*", subject_prefix(self.service))).await?;
-            if let Some(sequence) = page.last().and_then(sequence) {
-                self.next = sequence + 1;
-                return Ok(Some(page));
+            if let Some(page) = page(self.broker, self.next, subject_prefix(self.service)).await? {
+                self.next = page.next;
+                return Ok(Some(page.messages));
             }
-            // Whoever answered lags, or somebody has purged the stream meanwhile.
+            // Another leader has not caught up yet, or somebody has purged the stream meanwhile.
             tokio::time::sleep(PAUSE).await;
             self.last = self.last.min(last_published(self.broker, self.service).await?);
         }
@@ -201,12 +199,12 @@ impl<'a> Published<'a> {
     }
 }
 
-/// The word that all subjects of a service begin with.
+/// What all subjects of a service begin with.
 fn subject_prefix(service: Service) -> &'static str {
     match service {
-        Service::Order => "checkout",
-        Service::Payment => "payment",
-        Service::Stock => "stock",
+        Service::Order => "checkout.",
+        Service::Payment => "payment.",
+        Service::Stock => "stock.",
     }
 }
 

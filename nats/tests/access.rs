@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream::{self, consumer};
-use async_nats::{Client, ConnectOptions, Event as ClientEvent};
-use common::event::Kind;
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, HeaderMap};
+use common::event::{Event, Kind};
 use common::secret::{Login, Secret};
 use futures::StreamExt;
 use nats::Broker;
@@ -148,6 +148,68 @@ async fn a_service_changes_no_stream_makes_no_consumer_and_answers_for_nobody_el
             assert!(!thief.may_subscribe(subject).await, "{} hears {subject}", service.name());
         }
         assert_eq!(thief.may_subscribe(PRICES_SUBJECT).await, service == Service::Stock);
+    }
+}
+
+/// nats-server does not look at where somebody wants an answer, and publishes it there itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_has_the_server_say_what_they_may_not() {
+    let users = services().map(|(user, service)| (user, Some(service))).chain([(User::Auditor, None)]);
+    for (user, service) in users {
+        let server = guarded();
+        let admin = broker(&server, User::Admin).await;
+        admin.ensure_topology(&Limits::default()).await.unwrap();
+        let told: Vec<Event> = (0..30).map(|n| started(n).into()).collect();
+        admin.publish_all(&told).await.unwrap();
+        let jetstream = jetstream::new(Thief::of(&server, User::Admin).await.client);
+
+        let thief = Thief::of(&server, user).await;
+        let others = || CHANNELS.iter().filter(|channel| Some(channel.published_by) != service);
+        for own in CHANNELS.iter().filter(|channel| Some(channel.published_by) == service) {
+            for other in others() {
+                let mut headers = HeaderMap::new();
+                headers.insert("ce-type", other.subject);
+                let forged = told[0].encode().unwrap().into();
+                thief.client.publish_with_headers(own.subject.to_owned(), headers, forged).await.unwrap();
+            }
+        }
+        thief.client.flush().await.unwrap();
+        let mut expected = count(&jetstream, CHECKOUT).await;
+        let requests = user.permissions().unwrap().publish;
+        let requests: Vec<_> = requests.iter().filter(|subject| subject.starts_with("$JS.API.")).collect();
+        for other in others() {
+            for request in &requests {
+                let request = request.replace('*', "payment").replace('>', other.subject);
+                let questions = match request.as_str() {
+                    next if next.contains("MSG.NEXT") => 1..=1,
+                    read if read.contains(".GET.") => 1..=expected,
+                    _ => 0..=0,
+                };
+                for number in questions {
+                    let question = match number {
+                        0 => String::new(),
+                        number => format!("{{\"seq\":{number},\"batch\":1,\"no_wait\":true}}"),
+                    };
+                    let to = other.subject.to_owned();
+                    thief.client.publish_with_reply(request.clone(), to, question.into()).await.unwrap();
+                    expected += 1;
+                }
+            }
+        }
+        eventually("all answers are in the stream", || async { count(&jetstream, CHECKOUT).await >= expected }).await;
+
+        let mut believed = Vec::new();
+        admin
+            .recall(100_000, |past| believed.extend(past.event.ok().map(|event| (past.sequence, event))))
+            .await
+            .unwrap();
+        // An event that is told again as it was acts once.
+        let encoded: BTreeSet<_> = told.iter().map(|event| (event.subject(), event.encode().unwrap())).collect();
+        let is_told = |(_, event): &(u64, Event)| encoded.contains(&(event.subject(), event.encode().unwrap()));
+        assert!(believed.len() >= told.len());
+        let forged: Vec<_> = believed.iter().filter(|it| !is_told(it)).map(|it| (it.0, it.1.subject())).collect();
+        assert!(forged.is_empty(), "{} had the server say {forged:?}", user.name());
+        assert!(thief.refused.lock().unwrap().is_empty());
     }
 }
 
