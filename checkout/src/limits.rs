@@ -59,6 +59,8 @@ pub const GATEWAY_REPEATS: u32 = 2;
 /// For so long after the first such loss another answer is looked for, also from an instance that comes back: as long as a service
 /// lets a request wait by default.
 pub const GATEWAY_REPEAT_PATIENCE: Duration = Duration::from_secs(10);
+/// Before an instance is asked again that refuses for now what an earlier one took and did not answer.
+pub const GATEWAY_ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How often it is looked whether an instance is back. A look costs next to nothing; the instances themselves are asked by the probe.
 pub const GATEWAY_REPEAT_POLL: Duration = Duration::from_millis(20);
 /// Idle connections kept to each instance: as many as clients may be served at once, else a burst opens and closes one each.

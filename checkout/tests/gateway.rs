@@ -26,6 +26,8 @@ enum Manner {
     Die(CancellationToken),
     /// Answers with this status and body, unless the request carries no `Idempotency-Key`.
     Refuse(&'static str, &'static str),
+    /// Answers with this status until the test says otherwise.
+    NotNow(&'static str, CancellationToken),
     /// Answers when the test lets it.
     Wait(Arc<Semaphore>),
 }
@@ -94,6 +96,12 @@ async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsiz
                     continue;
                 }
                 Manner::Refuse(..) => {}
+                Manner::NotNow(status, over) if !over.is_cancelled() => {
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    continue;
+                }
+                Manner::NotNow(..) => {}
                 Manner::BreakOff => return,
                 Manner::Die(dead) => return dead.cancelled().await,
                 Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
@@ -267,6 +275,44 @@ async fn a_checkout_whose_key_is_in_use_by_its_own_first_try_joins_that() {
                 assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
             }
         }
+    }
+}
+
+/// "Nothing was started" is true of the second try, and not known of the first.
+#[tokio::test]
+async fn who_refuses_for_now_does_not_speak_for_an_instance_that_died_with_the_request() {
+    for status in ["429 Too Many Requests", "503 Service Unavailable", "500 Internal Server Error"] {
+        let (dead, over) = (CancellationToken::new(), CancellationToken::new());
+        let dying = Upstream::start(Manner::Die(dead.clone())).await;
+        let other = Upstream::start(Manner::NotNow(status, over.clone())).await;
+        let gateway = Gateway::start(&[dying.url(), other.url()]).await;
+        let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
+        while dying.requests() == 0 {
+            send(&mut waiting, "/orders/checkout/5").await;
+            while dying.requests() + other.requests() == 0 {
+                tokio::task::yield_now().await;
+            }
+            if dying.requests() == 0 {
+                assert!(answer(&mut waiting).await.contains(status), "a first try is told what the service says");
+            }
+        }
+        dying.door.cancel();
+        while TcpStream::connect(dying.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        dead.cancel();
+        let told = answer(&mut waiting);
+        tokio::pin!(told);
+        let is_asked_again = async {
+            while other.requests() < 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            told = &mut told => panic!("told of the first try: {told}"),
+            () = is_asked_again => over.cancel(),
+        }
+        assert!(told.await.starts_with("HTTP/1.1 200"));
     }
 }
 

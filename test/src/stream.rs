@@ -35,6 +35,14 @@ impl Stored {
         self.headers.get(name).map_or("", |value| value.as_str())
     }
 
+    /// Its headers, as an event of another type has them.
+    #[must_use]
+    pub fn headers_as(&self, subject: &str) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        headers.insert("ce-type", subject);
+        headers
+    }
+
     /// The payload as JSON.
     ///
     /// # Panics

@@ -260,7 +260,7 @@ async fn each_damage_is_named_and_nothing_is_called_wrong_once_it_is_mended() {
     let completed = events.iter().find(|event| event.subject == "checkout.completed" && event.saga() == saga).unwrap();
     let mut body = completed.json();
     body["reason"] = "abandoned".into();
-    nats.publish("checkout.failed", completed.headers.clone(), body.to_string()).await;
+    nats.publish("checkout.failed", completed.headers_as("checkout.failed"), body.to_string()).await;
     let (code, report) = audit(&platform).await;
     assert_eq!(code, 2);
     let named = |finding: &Value| finding["rule"] == "contradiction" && finding["about"] == of_saga.as_str();

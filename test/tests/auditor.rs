@@ -46,7 +46,7 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
         let completed = events.iter().filter(|event| event.subject == "checkout.completed").nth(at).unwrap();
         let mut body = completed.json();
         body["reason"] = "abandoned".into();
-        nats.publish("checkout.failed", completed.headers.clone(), body.to_string()).await;
+        nats.publish("checkout.failed", completed.headers_as("checkout.failed"), body.to_string()).await;
         completed.saga().to_owned()
     };
     let contradictions = "auditor_findings_total{rule=\"contradiction\"}";
@@ -72,7 +72,7 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     let debited = until("the debit", async || nats.events().await.into_iter().find(is_its_debit)).await;
     let mut body = debited.json();
     body["reason"] = "abandoned".into();
-    nats.publish("checkout.failed", debited.headers.clone(), body.to_string()).await;
+    nats.publish("checkout.failed", debited.headers_as("checkout.failed"), body.to_string()).await;
     has_heard_all(&platform, &nats).await;
     platform.end_and_await("auditor", Signal::SIGKILL).await;
     drop(stands_still);

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::gateway::{Upstream, problem, repeat};
 use crate::limits::{
-    GATEWAY_ANSWER, GATEWAY_BODY, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER, GATEWAY_REPEAT_PATIENCE,
-    GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
+    GATEWAY_ANSWER, GATEWAY_ASK_AGAIN, GATEWAY_BODY, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER,
+    GATEWAY_REPEAT_PATIENCE, GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
 };
 use crate::service::Service;
 
@@ -131,6 +131,13 @@ impl Balancer {
             let Some(error) = response.extensions().get::<ProxyError>() else {
                 if lost == 0 {
                     return response;
+                }
+                if repeat::is_of_this_try_only(&parts, response.status()) {
+                    if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+                        return repeat::open(self.service, &parts);
+                    }
+                    tokio::time::sleep(GATEWAY_ASK_AGAIN).await;
+                    continue;
                 }
                 match repeat::settle(&mut parts, response).await {
                     Some(response) => return response,

@@ -54,6 +54,13 @@ pub async fn settle(parts: &mut Parts, response: Response) -> Option<Response> {
     Some(Response::from_parts(head, Body::from(body)))
 }
 
+/// Whether an answer to a repeated command says no more than that the repeat did nothing: the instance is overwhelmed, cannot reach its database, or
+/// has a defect. The first try may have done it all the same, so the client must not be told that nothing was started.
+pub fn is_of_this_try_only(parts: &Parts, status: StatusCode) -> bool {
+    let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+    !is_read && (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+}
+
 /// What is true when nobody answered in time: a command may take effect or not; a read took none.
 pub fn open(service: Service, parts: &Parts) -> Response {
     if parts.method == Method::GET || parts.method == Method::HEAD {
