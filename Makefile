@@ -7,6 +7,9 @@ SHELL := /bin/bash
 # The servers that `make tools` gets come last: what the PATH has already is used first.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
+# Programs are looked for here, wherever else Cargo is told to build.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
 # More flags for the command of `make up`, `make bench` and `make chaos`: make up ARGS="--scale order=4 --port 9000"
 ARGS ?=
 

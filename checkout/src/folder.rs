@@ -3,7 +3,8 @@
 //! ```text
 //! DIR/lock                 held (flock) by the `checkout up` that runs here
 //! DIR/run/NAME.pid         pid of a running process: up, gateway, nats-1, redis-order, order-1, …
-//! DIR/run/NAME.birth       the same pid with its start time, so that a recycled pid is never taken for ours
+//! DIR/run/NAME.birth       the same pid with its start time and what folder it runs in, so that a recycled pid is never taken for ours, nor are
+//!                          the processes of a folder that this one is a copy of
 //! DIR/run/platform.json    all addresses, with logins, and versions; there from the moment all is ready until the stop begins
 //! DIR/secrets/*            one password each; like platform.json and nats.env readable by the owner alone
 //! DIR/nats.env             what the `nats` command line needs to look inside: `. DIR/nats.env`
@@ -14,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -133,9 +135,13 @@ impl Folder {
     /// Records that `name` runs as `pid`. The identity comes first: whoever finds a pid file can check it.
     pub fn record(&self, name: &str, pid: u32) {
         if let Some(birth) = Birth::of(pid) {
-            write_whole(&self.birth_file(name), &birth.to_line());
+            self.keep(name, &birth);
         }
         write_whole(&self.pid_file(name), &format!("{pid}\n"));
+    }
+
+    pub(crate) fn keep(&self, name: &str, birth: &Birth) {
+        write_whole(&self.birth_file(name), &format!("{} {}\n", birth.to_line().trim_end(), self.identity()));
     }
 
     /// Forgets the process `name`.
@@ -144,10 +150,18 @@ impl Folder {
         let _ = std::fs::remove_file(self.birth_file(name));
     }
 
-    /// The identity recorded for `name`.
+    /// The identity recorded for `name`. Nothing where it was recorded in the folder that this one is a copy of: its processes are not ours.
     #[must_use]
     pub fn birth(&self, name: &str) -> Option<Birth> {
-        Birth::parse(&std::fs::read_to_string(self.birth_file(name)).ok()?)
+        let line = std::fs::read_to_string(self.birth_file(name)).ok()?;
+        let (birth, folder) = line.trim_end().rsplit_once(' ')?;
+        Birth::parse(birth).filter(|_| folder == self.identity())
+    }
+
+    /// What tells this folder from a copy of it, and stays when it is renamed.
+    fn identity(&self) -> String {
+        std::fs::metadata(&self.root)
+            .map_or_else(|_| "none".to_owned(), |data| format!("{}:{}", data.dev(), data.ino()))
     }
 
     /// Every process that is recorded here, whether or not it still lives.
@@ -284,6 +298,18 @@ mod tests {
         drop(lock);
         assert!(folder.lock().is_ok());
         std::fs::remove_dir_all(folder.root()).unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_a_folder_does_not_have_its_processes() {
+        let (folder, copy) = (temporary("original"), temporary("copy"));
+        folder.record("order-1", std::process::id());
+        std::fs::copy(folder.birth_file("order-1"), copy.birth_file("order-1")).unwrap();
+        assert!(folder.birth("order-1").unwrap().is_alive());
+        assert_eq!(copy.birth("order-1"), None);
+        for folder in [folder, copy] {
+            std::fs::remove_dir_all(folder.root()).unwrap();
+        }
     }
 
     #[test]

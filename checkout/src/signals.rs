@@ -9,7 +9,8 @@ use crate::failure::Failure;
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// Not where we were started to outlive the terminal (`nohup`).
+    hangup: Option<Signal>,
 }
 
 impl StopSignals {
@@ -23,7 +24,7 @@ impl StopSignals {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
+            hangup: if ignores_hangup() { None } else { Some(listen(SignalKind::hangup())?) },
         })
     }
 
@@ -32,7 +33,38 @@ impl StopSignals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            () = hung_up(self.hangup.as_mut()) => {}
         }
+    }
+}
+
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started us has SIGHUP ignored, which `/proc/self/status` tells (proc(5), `SigIgn`).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("SigIgn:")).is_some_and(is_hangup_among)
+}
+
+/// Whether a mask of signals, in hexadecimal digits, has SIGHUP, which is the first.
+fn is_hangup_among(mask: &str) -> bool {
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_hangup_among;
+
+    #[test]
+    fn hangup_is_the_lowest_bit_of_a_mask() {
+        assert!(is_hangup_among("\t0000000000000001"));
+        assert!(is_hangup_among("0000000000001001"));
+        assert!(!is_hangup_among("0000000000001000"));
+        assert!(!is_hangup_among(""));
     }
 }

@@ -35,11 +35,11 @@ pub struct Args {
 #[derive(clap::Args, Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// History that the CHECKOUT stream keeps, in bytes
-    #[arg(long, env = "STREAM_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES")]
+    #[arg(long, env = "STREAM_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub stream_max_bytes: u64,
 
     /// History that the CHECKOUT stream keeps, in seconds
-    #[arg(long, env = "STREAM_MAX_AGE_S", default_value_t = 86_400, value_name = "SECONDS")]
+    #[arg(long, env = "STREAM_MAX_AGE_S", default_value_t = 86_400, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub stream_max_age_s: u64,
 
     /// NATS servers that keep each stream: 1, 3 or 5

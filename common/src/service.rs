@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::secret::{Secret, with_sentinel_password};
-use crate::settings::{WrongSetting, read, read_login, read_ms, read_optional, read_secret};
+use crate::settings::{
+    WrongSetting, read, read_lifetime, read_login, read_ms, read_optional, read_secret, read_within,
+};
 
 /// How long a service waits at its start for its database and for NATS before it gives up and lets its supervisor try
 /// again.
@@ -14,6 +16,8 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The value of `INSTANCE` that stands for the host's name.
 const HOSTNAME: &str = "@hostname";
+/// What a stream may be allowed: at least so much that the events of some seconds fit, and no more than the server can count.
+const STREAM_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=i64::MAX as u64;
 
 /// Settings of every service. See [`crate::settings::COMMON`] for what each means.
 #[derive(Debug, Clone)]
@@ -96,9 +100,9 @@ impl ServiceSettings {
             head_limit: read_ms("HEAD_LIMIT_MS", "60000")?,
             farewell: read_ms("FAREWELL_MS", "1000")?,
             drain_limit: read_ms("DRAIN_LIMIT_MS", "15000")?,
-            idempotency_ttl_s: read("IDEMPOTENCY_TTL_S", "86400")?,
-            stream_max_bytes: read("STREAM_MAX_BYTES", "1073741824")?,
-            stream_max_age: Duration::from_secs(read("STREAM_MAX_AGE_S", "86400")?),
+            idempotency_ttl_s: read_lifetime("IDEMPOTENCY_TTL_S", "86400")?,
+            stream_max_bytes: read_within("STREAM_MAX_BYTES", "1073741824", STREAM_BYTES, "bytes")?,
+            stream_max_age: Duration::from_secs(read_lifetime("STREAM_MAX_AGE_S", "86400")?),
             ack_wait: read_ms("ACK_WAIT_MS", "10000")?,
             stream_replicas,
         })

@@ -1,6 +1,7 @@
 //! Settings from the environment, read once at start. A wrong one ends the process with one line that names it.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -197,12 +198,33 @@ pub fn read_login(
 /// # Errors
 /// The value is not a whole number within these bounds.
 pub fn read_ms(name: &'static str, default: &str) -> Result<Duration, WrongSetting> {
-    let ms: u64 = read(name, default)?;
-    if (1..=86_400_000).contains(&ms) {
-        Ok(Duration::from_millis(ms))
-    } else {
-        Err(WrongSetting::new(name, ms.to_string(), "expected 1 to 86400000 milliseconds"))
+    read_within(name, default, 1..=86_400_000, "milliseconds").map(Duration::from_millis)
+}
+
+/// Reads for how many seconds something is kept, from one to some thirty years. (Redis refuses a lifetime of 0 and one beyond its clock, when what
+/// is to be kept so is already done.)
+///
+/// # Errors
+/// The value is not a whole number within these bounds.
+pub fn read_lifetime(name: &'static str, default: &str) -> Result<u64, WrongSetting> {
+    read_within(name, default, 1..=1_000_000_000, "seconds")
+}
+
+/// Reads a whole number of `unit` within bounds.
+///
+/// # Errors
+/// The value is none.
+pub fn read_within(
+    name: &'static str,
+    default: &str,
+    bounds: RangeInclusive<u64>,
+    unit: &str,
+) -> Result<u64, WrongSetting> {
+    let value: u64 = read(name, default)?;
+    if bounds.contains(&value) {
+        return Ok(value);
     }
+    Err(WrongSetting::new(name, value.to_string(), format!("expected {} to {} {unit}", bounds.start(), bounds.end())))
 }
 
 /// The `--help` text of a service: what it is, and its settings as a table.

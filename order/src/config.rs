@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::process::Description;
 use common::service::ServiceSettings;
-use common::settings::{Setting, WrongSetting, read, read_ms};
+use common::settings::{Setting, WrongSetting, read, read_lifetime, read_ms};
 
 /// The service.
 pub const SERVICE: Description = Description {
@@ -86,14 +86,11 @@ pub fn read_all() -> Result<Settings, WrongSetting> {
             watermark_every: own_ms("WATERMARK_EVERY_MS")?,
             watermark_margin: own_ms("WATERMARK_MARGIN_MS")?,
         },
-        undo_retention_s: read("UNDO_RETENTION_S", default_of("UNDO_RETENTION_S"))?,
+        undo_retention_s: read_lifetime("UNDO_RETENTION_S", default_of("UNDO_RETENTION_S"))?,
         max_checkouts_in_flight: read("MAX_CHECKOUTS_IN_FLIGHT", default_of("MAX_CHECKOUTS_IN_FLIGHT"))?,
         price_cache_entries: read("PRICE_CACHE_ENTRIES", default_of("PRICE_CACHE_ENTRIES"))?,
     };
     nats::check_urls(&settings.service.nats_url)?;
-    if settings.undo_retention_s == 0 {
-        return Err(WrongSetting::new("UNDO_RETENTION_S", "0", "expected at least 1 second"));
-    }
     Ok(settings)
 }
 

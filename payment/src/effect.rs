@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `user:<id>` | string | credit | for ever |
 //! | `totals` | hash | sums of all credit ever created (`initial`), replaced, deposited, paid, debited, refunded; `uncovered`: redone debits for which there was no credit any more | for ever |
-//! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 10 s since the epoch | until the watermark has passed |
+//! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 20 s since the epoch | until the watermark has passed |
 //! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |

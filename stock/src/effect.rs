@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `item:<id>` | hash | `stock`, `price` | for ever |
 //! | `totals` | hash | sums of all pieces ever created (`initial`), replaced, added, subtracted, reserved; `uncovered`: redone reservations for which there were no pieces any more | for ever |
-//! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 10 s since the epoch | until the watermark has passed |
+//! | `outcomes:<n>` | hash | saga id → outcome record, for sagas started in the n-th 20 s since the epoch | until the watermark has passed |
 //! | `buckets` | set | the keys of all `outcomes:<n>` | for ever |
 //! | `watermark` | string | every saga started before this time (ms) is closed | for ever |
 //! | `operation:<key>` | string | JSON: fingerprint and reply of a REST command | its own TTL |

@@ -135,7 +135,7 @@ mod tests {
         // The record of a process that had this pid before: same pid, another start time.
         let mut birth = folder.birth("order-1").unwrap();
         birth.start_ticks -= 1;
-        std::fs::write(folder.root().join("run/order-1.birth"), birth.to_line()).unwrap();
+        folder.keep("order-1", &birth);
         stop(&folder).await;
         assert!(runs(&mut child));
         assert!(folder.recorded().is_empty());

@@ -125,7 +125,11 @@ fn ask(program: &Path) -> Result<Server, String> {
         .into_iter()
         .find(|name| kind.starts_with(name))
         .ok_or_else(|| format!("--version says '{line}', which is another program"))?;
-    Ok(Server { program: program.to_path_buf(), kind: format!("{kind}-server"), version })
+    // It is started in another folder than this one. A bare name is looked for in the PATH each time.
+    let is_path = program.components().count() > 1;
+    let program =
+        if is_path { std::path::absolute(program).map_err(|error| error.to_string())? } else { program.into() };
+    Ok(Server { program, kind: format!("{kind}-server"), version })
 }
 
 /// Writes the configuration of nats-server `number` and returns its path. `routes` are the addresses at which the servers of a cluster
