@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::command::no_such_order;
+use crate::config::Settings;
 use crate::effect::{self, Begun};
 use crate::undo::read_entry;
 use crate::waiting::{Waiter, Waiting};
@@ -37,13 +38,15 @@ pub struct Checkouts {
     inbox: Arc<str>,
     /// Bounds the checkouts that wait here, and so the memory that they take.
     places: Arc<Semaphore>,
+    /// How many sagas may be open in the database before no more are begun.
+    most_open: u64,
 }
 
 impl Checkouts {
-    /// Checkouts whose ends are told to `inbox`, at most `places` at once.
-    pub fn new(database: Database, broker: Broker, waiting: Waiting, inbox: &str, places: usize) -> Self {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { database, broker, waiting, inbox: inbox.into(), places }
+    /// Checkouts whose ends are told to `inbox`, so many at once as the settings allow.
+    pub fn new(database: Database, broker: Broker, waiting: Waiting, inbox: &str, settings: &Settings) -> Self {
+        let places = Arc::new(Semaphore::new(settings.max_checkouts_in_flight.min(Semaphore::MAX_PERMITS)));
+        Self { database, broker, waiting, inbox: inbox.into(), places, most_open: settings.max_sagas_open }
     }
 
     /// Checks an order out, or joins the checkout that is under way, and waits for the end until `deadline`.
@@ -58,14 +61,14 @@ impl Checkouts {
         deadline: Instant,
     ) -> Result<Response, Problem> {
         let Ok(_place) = self.places.try_acquire() else {
-            return Err(Problem::new(Code::Overloaded, format!("order {order} was not checked out; try again later")));
+            return Err(overloaded(order));
         };
         let operation = Some(operation).filter(|operation| operation.is_from_client);
         // Registered before the saga can end.
         let waiter = self.waiting.register(order);
         let era = self.database.era();
         let request = operation.as_ref().map(|_| Uuid::new_v4().simple().to_string()).unwrap_or_default();
-        let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace, &request);
+        let call = effect::begin(operation.as_ref(), order, &self.inbox, &trace, &request, self.most_open);
         let reply = self.database.call(call, Some(deadline)).await;
         let reply = reply.map_err(|error| trouble(error, format!("/orders/find/{order}")))?;
         let saga = match (effect::read_begun(order, &reply)?, operation) {
@@ -79,6 +82,7 @@ impl Checkouts {
             (Begun::Joined(saga), _) => saga,
             (Begun::Paid, _) => return answer(order, State::Completed),
             (Begun::Ended(state), _) => return answer(order, state),
+            (Begun::Overloaded, _) => return Err(overloaded(order)),
             (Begun::NoOrder, _) => return Err(no_such_order(order)),
             (Begun::Running(_), Some(operation)) => return Err(key_in_use(&operation)),
             (Begun::KeyMismatch, Some(operation)) => return Err(key_mismatch(&operation)),
@@ -131,6 +135,10 @@ impl Checkouts {
         let entry = read_entry(saga, &reply).ok()??;
         (entry.state != State::Started).then_some(entry.state)
     }
+}
+
+fn overloaded(order: &OrderId) -> Problem {
+    Problem::new(Code::Overloaded, format!("order {order} was not checked out; try again later"))
 }
 
 /// The client's answer to a saga that has ended.

@@ -36,6 +36,11 @@ pub const OWN: &[Setting] = &[
         default: "20000",
         help: "checkouts that wait in this instance at once; beyond, 429",
     },
+    Setting {
+        name: "MAX_SAGAS_OPEN",
+        default: "100000",
+        help: "sagas that may be open in the database at once; beyond, 429, and none is begun",
+    },
     Setting { name: "PRICE_CACHE_ENTRIES", default: "100000", help: "prices that are remembered" },
 ];
 
@@ -50,6 +55,8 @@ pub struct Settings {
     pub undo_retention_s: u64,
     /// Checkouts that wait in this instance at once.
     pub max_checkouts_in_flight: usize,
+    /// Sagas that may be open in the database at once, whoever began them.
+    pub max_sagas_open: u64,
     /// Prices that are remembered.
     pub price_cache_entries: usize,
 }
@@ -88,6 +95,7 @@ pub fn read_all() -> Result<Settings, WrongSetting> {
         },
         undo_retention_s: read_lifetime("UNDO_RETENTION_S", default_of("UNDO_RETENTION_S"))?,
         max_checkouts_in_flight: read("MAX_CHECKOUTS_IN_FLIGHT", default_of("MAX_CHECKOUTS_IN_FLIGHT"))?,
+        max_sagas_open: read("MAX_SAGAS_OPEN", default_of("MAX_SAGAS_OPEN"))?,
         price_cache_entries: read("PRICE_CACHE_ENTRIES", default_of("PRICE_CACHE_ENTRIES"))?,
     };
     nats::check_urls(&settings.service.nats_url)?;

@@ -56,20 +56,30 @@ pub enum Begun {
     Ended(State),
     /// The operation key belongs to another request.
     KeyMismatch,
+    /// Too many sagas are open. Nothing is written, and the operation key is free.
+    Overloaded,
 }
 
 /// The call that opens a saga for an order, or joins the open one. `operation` is the client's key, where it has one; `request` tells this
-/// request from another one under the same key, should the writer have to send the call again.
-pub fn begin(operation: Option<&Operation>, order: &OrderId, inbox: &str, trace: &TraceParent, request: &str) -> Call {
+/// request from another one under the same key, should the writer have to send the call again. None is opened where `most_open` are.
+pub fn begin(
+    operation: Option<&Operation>,
+    order: &OrderId,
+    inbox: &str,
+    trace: &TraceParent,
+    request: &str,
+    most_open: u64,
+) -> Call {
     let (key, fingerprint, ttl_s) =
         operation.map_or(("", "", 0), |operation| (&*operation.key, &*operation.fingerprint, operation.ttl_s));
-    Call::function(&LIBRARY, "order_begin", &[key, &order_key(order), "open", "totals", "watermark"])
+    Call::function(&LIBRARY, "order_begin", &[key, &order_key(order), "open", "totals", "watermark", "retry"])
         .arg(fingerprint)
         .arg(ttl_s)
         .arg(inbox)
         .arg(trace.as_str())
         .arg(order.as_str())
         .arg(request)
+        .arg(most_open)
 }
 
 /// Reads what [`begin`] did.
@@ -93,6 +103,7 @@ pub fn read_begun(order: &OrderId, reply: &Reply) -> Result<Begun, UnexpectedRep
         "recorded" if reply.text(1) == "no_order" => Begun::NoOrder,
         "recorded" => Begun::Ended(read_state(reply.text(1), reply.text(3), reply)?),
         "key_mismatch" => Begun::KeyMismatch,
+        "overloaded" => Begun::Overloaded,
         _ => return Err(reply.unexpected()),
     })
 }

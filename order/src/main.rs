@@ -41,7 +41,7 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     tasks.spawn(Stage::Support, consumer::listen(inbox, waiting.clone(), tasks.stop(Stage::Support)));
 
     let ready = nats::Ready::default();
-    let (retention_s, places) = (all.undo_retention_s, all.max_checkouts_in_flight);
+    let retention_s = all.undo_retention_s;
     let reactor = consumer::Reactor::new(database.clone(), broker.clone(), waiting.clone(), &subject, retention_s);
     let reactor = Arc::new(reactor);
     tasks.spawn(
@@ -51,7 +51,7 @@ async fn run(all: config::Settings) -> Result<bool, Box<dyn std::error::Error>> 
     let reconciler = reconcile::Reconciler::new(database.clone(), broker.clone(), all.reconcile.clone());
     tasks.spawn(Stage::Work, reconciler.run(tasks.stop(Stage::Work)));
 
-    let checkouts = checkout::Checkouts::new(database.clone(), broker.clone(), waiting, &subject, places);
+    let checkouts = checkout::Checkouts::new(database.clone(), broker.clone(), waiting, &subject, &all);
     let prices = prices::Prices::new(broker.clone(), all.price_cache_entries);
     let base = common::http::App::new(database.clone(), settings);
     let needs = nats::needs(database, broker.clone(), ready, tasks.clone());

@@ -115,11 +115,11 @@ local function remember(keys, args, outcome, saga)
 end
 
 -- Opens a saga for an order, or joins the one that is open.
---   KEYS  1 operation, or empty  2 order  3 open  4 totals  5 watermark
+--   KEYS  1 operation, or empty  2 order  3 open  4 totals  5 watermark  6 retry
 --   ARGV  1 fingerprint, empty without a client's key  2 ttl_s  3 inbox of the waiting instance  4 traceparent  5 order id
---         6 token of the request, so that this very call is known when it is sent a second time
+--         6 token of the request, so that this very call is known when it is sent a second time  7 most sagas that may be open
 -- Returns { 'started' | 'joined', saga, started_ms, user, amount, items, traceparent, round } | { 'paid' } | { 'no_order' }
---       | { 'running', saga } | { 'recorded', 'completed' | 'failed' | 'no_order', saga, reason } | { 'key_mismatch' }
+--       | { 'running', saga } | { 'recorded', 'completed' | 'failed' | 'no_order', saga, reason } | { 'key_mismatch' } | { 'overloaded' }
 local function begin(keys, args)
   local recorded = args[1] ~= '' and redis.call('GET', keys[1])
   if recorded then
@@ -152,6 +152,8 @@ local function begin(keys, args)
       remember(keys, args, 'running', saga)
       return { 'joined', saga, started, of, amount, entries, trace, round or '0' }
     end
+  elseif redis.call('ZCARD', keys[3]) + redis.call('ZCARD', keys[6]) >= tonumber(args[7]) then
+    return { 'overloaded' }
   end
   saga = args[5] .. '.' .. incarnation .. '.' .. attempt
   -- Never before the watermark, even if the clock is set back: such a saga would be refused as too old.

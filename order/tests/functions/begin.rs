@@ -4,7 +4,7 @@ use common::undo::State;
 use order::effect::Begun;
 use testing::database::{operation, other_request};
 
-use crate::support::{Orders, TRACE, failed};
+use crate::support::{MOST_OPEN, Orders, TRACE, failed};
 
 #[tokio::test]
 async fn the_first_checkout_opens_a_saga() {
@@ -181,4 +181,27 @@ async fn an_empty_order_is_checked_out_for_nothing() {
     orders.close(&saga, &State::Completed).await;
     assert_eq!(orders.begin("5", "inbox", None).await, Begun::Paid);
     orders.assert_books_balance();
+}
+
+#[tokio::test]
+async fn where_as_many_sagas_are_open_as_may_be_none_is_begun_and_nothing_written() {
+    let mut orders = Orders::with_order().await;
+    for number in 1..MOST_OPEN {
+        // One that is replayed counts as well.
+        let list = if number % 2 == 0 { "open" } else { "retry" };
+        orders.db.console.ask(&["ZADD", list, "17", &format!("other.k.{number}")]);
+    }
+    let saga = orders.started("5", "inbox-1", None).await;
+    orders.put_order("6", "k");
+    let before = orders.db.console.dump();
+    let key = operation("key");
+    for operation in [None, Some(&key)] {
+        assert_eq!(orders.begin("6", "inbox", operation).await, Begun::Overloaded);
+    }
+    assert_eq!(orders.db.console.dump(), before, "the key is free, too");
+    assert_eq!(orders.begin("5", "inbox-2", None).await, Begun::Joined(saga.saga_id.clone()), "that is no new one");
+    orders.close(&saga, &State::Completed).await;
+    assert_eq!(orders.begin("5", "inbox", None).await, Begun::Paid);
+    let begun = orders.begin("6", "inbox", Some(&key)).await;
+    assert!(matches!(begun, Begun::Started(_)), "{begun:?}");
 }

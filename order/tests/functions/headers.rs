@@ -59,8 +59,8 @@ async fn headers_code_builders_and_readers_agree() {
     for count in 0..3 {
         calls.push(effect::batch_init(&key, &chunk, 6.try_into().unwrap(), &vec![new.clone(); count]));
     }
-    calls.push(effect::begin(None, &order, "inbox", &trace, "request"));
-    calls.push(effect::begin(Some(&key), &order, "inbox", &trace, "request"));
+    calls.push(effect::begin(None, &order, "inbox", &trace, "request", 9));
+    calls.push(effect::begin(Some(&key), &order, "inbox", &trace, "request", 9));
     for state in [State::Completed, failed("abandoned")] {
         calls.push(effect::close(&saga, &state, "", 300));
     }

@@ -15,6 +15,9 @@ use testing::database::{TestDatabase, operation};
 /// How long a closed undo entry can be read in these tests.
 pub const RETENTION_S: u64 = 300;
 
+/// How many sagas may be open.
+pub const MOST_OPEN: u64 = 1_000;
+
 /// The trace of all checkouts in these tests.
 pub const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -70,7 +73,7 @@ impl Orders {
     /// Begins a checkout of an order, as the request with this token.
     pub async fn begin_as(&self, request: &str, order: &str, inbox: &str, operation: Option<&Operation>) -> Begun {
         let (order, trace) = (order.parse().unwrap(), TRACE.parse::<TraceParent>().unwrap());
-        let reply = self.db.call(effect::begin(operation, &order, inbox, &trace, request)).await;
+        let reply = self.db.call(effect::begin(operation, &order, inbox, &trace, request, MOST_OPEN)).await;
         effect::read_begun(&order, &reply).unwrap()
     }
 

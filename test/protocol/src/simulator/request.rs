@@ -148,6 +148,7 @@ impl World {
             }
             Begun::Running(_) => Some(Answer::Refused("409")),
             Begun::KeyMismatch => Some(Answer::Refused("422")),
+            Begun::Overloaded => Some(Answer::Refused("429")),
         })
     }
 
