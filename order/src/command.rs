@@ -94,6 +94,11 @@ impl AddItem {
         effect::add_item(operation, &self.order, &self.item, self.quantity, cost)
     }
 
+    /// The call that only asks how an earlier request with this operation ended, for when stock does not tell the price.
+    pub fn recall(&self, operation: &Operation) -> Call {
+        effect::add_item(operation, &self.order, &self.item, self.quantity, Cost::NotKnown)
+    }
+
     /// Where to look what became of it, should the database not answer.
     pub fn location(&self) -> String {
         format!("/orders/find/{}", self.order)
@@ -111,6 +116,7 @@ impl AddItem {
             }
             "no_order" => Err(no_such_order(order)),
             "no_item" => Err(Problem::new(Code::NotFound, format!("there is no item {item}"))),
+            "no_price" => Err(Problem::new(Code::Unavailable, format!("the price of item {item} is not to be had"))),
             "paid" => Err(Problem::new(Code::OrderPaid, format!("order {order} is paid"))),
             "in_flight" => Err(Problem::new(
                 Code::OrderInFlight,

@@ -266,6 +266,8 @@ pub enum Cost {
     TooMuch,
     /// Nobody knows: there is no such item.
     NoItem,
+    /// Nobody says. Then only a repeat is answered, from its record.
+    NotKnown,
 }
 
 /// The call that adds an entry that costs `cost` to an order.
@@ -274,6 +276,7 @@ pub fn add_item(operation: &Operation, order: &OrderId, item: &ItemId, quantity:
         Cost::Of(cost) => cost.to_string(),
         Cost::TooMuch => (MAX + 1).to_string(),
         Cost::NoItem => String::new(),
+        Cost::NotKnown => "?".to_owned(),
     };
     Call::once(&LIBRARY, "order_add_item", operation, &[&order_key(order)])
         .arg(item.as_str())

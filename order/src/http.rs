@@ -73,9 +73,13 @@ async fn add_item(
     operation: Operation,
 ) -> Result<Response, Problem> {
     let add = AddItem::parse(&params)?;
-    let price = app.0.prices.of(&add.item, app.0.base.settings.deadline()).await?;
-    let reply = app.0.base.run(add.call(&operation, price), add.location()).await?;
-    add.answer(&operation, &reply)
+    let price = app.0.prices.of(&add.item, app.0.base.settings.deadline()).await;
+    let call = price.as_ref().map_or_else(|_| add.recall(&operation), |price| add.call(&operation, *price));
+    let reply = app.0.base.run(call, add.location()).await?;
+    match price {
+        Err(not_to_be_had) if reply.code() == "no_price" => Err(not_to_be_had),
+        _ => add.answer(&operation, &reply),
+    }
 }
 
 async fn find(State(app): State<App>, Params(order): Params<String>) -> Result<Response, Problem> {

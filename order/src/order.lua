@@ -28,9 +28,13 @@ end
 
 -- Adds an entry to an order.
 --   KEYS  1 operation  2 order
---   ARGV  1 fingerprint  2 ttl_s  3 item id  4 quantity  5 cost of these pieces, empty for an item that is not there  6 most entries
--- Returns { 'ok', total } | { 'no_order' } | { 'no_item' } | { 'paid' } | { 'in_flight', saga } | { 'overflow' } | { 'too_many' } | { 'key_mismatch' }
+--   ARGV  1 fingerprint  2 ttl_s  3 item id  4 quantity  5 cost of these pieces, empty for an item that is not there, ? where nobody can
+--         say it: then only a repeat is answered  6 most entries
+-- Returns { 'ok', total } | { 'no_order' } | { 'no_item' } | { 'no_price' } | { 'paid' } | { 'in_flight', saga } | { 'overflow' } | { 'too_many' } | { 'key_mismatch' }
 local function add_item(keys, args)
+  if args[5] == '?' and redis.call('EXISTS', keys[1]) == 0 then
+    return { 'no_price' }
+  end
   return once(keys, args, function()
     local user, items, total, paid, saga = unpack(redis.call('HMGET', keys[2], 'user', 'items', 'total', 'paid', 'saga'))
     if not user then

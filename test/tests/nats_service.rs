@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testing::platform::{Options, Platform};
 use testing::stream::Nats;
@@ -101,4 +102,22 @@ async fn events_are_cloud_events_of_the_clients_trace() {
             assert!(time.len() >= 20 && time.starts_with("20") && time.ends_with('Z'), "{time}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_added_is_told_again_while_nobody_tells_prices() {
+    let platform = Platform::start(Options::default().set("order.REQUEST_LIMIT_MS=1000")).await;
+    let client = platform.client();
+    let (user, item) = (client.user(1).await, client.item(3, 1).await);
+    let order = client.order(&user, &[]).await;
+    let path = format!("/orders/addItem/{order}/{item}/2");
+    let first = client.post_once("key", &path).await.expect_status(200);
+    // So that the price is not remembered.
+    platform.end_and_await("order-1", Signal::SIGKILL).await;
+    let stands_still = platform.hold("stock-1").await;
+    assert_eq!(client.post_once("key", &path).await.expect_status(200).text(), first.text());
+    client.post_once("another", &path).await.expect_problem(503, "unavailable", &item);
+    drop(stands_still);
+    client.post_once("another", &path).await.expect_status(200);
+    assert_eq!(client.find_order(&order).await["total_cost"], 12);
 }

@@ -57,10 +57,17 @@ async fn entries_are_kept_as_they_were_added_and_added_once_per_operation() {
         Cost::Of(Amount::ZERO),
     );
     assert_eq!(orders.db.texts(mismatch).await, ["key_mismatch"]);
+    let at_no_price = |key: &str| {
+        let (order, item) = ("5".parse().unwrap(), "a".parse().unwrap());
+        add_item(&operation(key), &order, &item, 4.try_into().unwrap(), Cost::NotKnown)
+    };
+    assert_eq!(orders.db.texts(at_no_price("1")).await, ["ok", "28"]);
+    assert_eq!(orders.db.texts(at_no_price("4")).await, ["no_price"]);
+    assert_eq!(orders.db.texts(add("4", "5", "c", 0, 0)).await, ["ok", "28"], "that was not recorded");
     assert_eq!(orders.db.texts(add("3", "6", "a", 1, 1)).await, ["no_order"]);
     let order = found(&orders, "5").await.unwrap();
     let items: Vec<String> = order.items.iter().map(|(item, quantity)| format!("{item}:{quantity}")).collect();
-    assert_eq!(items, ["b:1", "a:2", "b:3", "a:4", "c:0"]);
+    assert_eq!(items, ["b:1", "a:2", "b:3", "a:4", "c:0", "c:0"]);
     assert_eq!(found(&orders, "6").await, None);
 }
 
