@@ -59,6 +59,8 @@ pub const GATEWAY_REPEATS: u32 = 2;
 /// For so long after the first such loss another answer is looked for, also from an instance that comes back: as long as a service
 /// lets a request wait by default.
 pub const GATEWAY_REPEAT_PATIENCE: Duration = Duration::from_secs(10);
+/// An instance that leaves so many looks in a row without an answer stands still: others are asked for what it has in hand.
+pub const GATEWAY_PROBES_MISSED: u32 = 2;
 /// Before an instance is asked again that refuses for now what an earlier one took and did not answer.
 pub const GATEWAY_ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How often it is looked whether an instance is back. A look costs next to nothing; the instances themselves are asked by the probe.

@@ -28,6 +28,8 @@ enum Manner {
     Refuse(&'static str, &'static str),
     /// Answers with this status until the test says otherwise.
     NotNow(&'static str, CancellationToken),
+    /// Answers nothing, nor how it is.
+    StandStill,
     /// Answers when the test lets it.
     Wait(Arc<Semaphore>),
 }
@@ -85,6 +87,11 @@ impl Upstream {
 async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsize>, seen: Arc<Mutex<Vec<String>>>) {
     let dead = if let Manner::Die(dead) = &manner { dead.clone() } else { CancellationToken::new() };
     while let Some(Some(head)) = dead.run_until_cancelled(read_head(&mut stream)).await {
+        if matches!(manner, Manner::StandStill) {
+            let is_health = usize::from(head.starts_with("GET /health/"));
+            counted.fetch_add(1 - is_health, Ordering::SeqCst);
+            return std::future::pending().await;
+        }
         if !head.starts_with("GET /health/") {
             counted.fetch_add(1, Ordering::SeqCst);
             seen.lock().unwrap().push(head.clone());
@@ -102,7 +109,7 @@ async fn converse(mut stream: TcpStream, manner: Manner, counted: Arc<AtomicUsiz
                     continue;
                 }
                 Manner::NotNow(..) => {}
-                Manner::BreakOff => return,
+                Manner::BreakOff | Manner::StandStill => return,
                 Manner::Die(dead) => return dead.cancelled().await,
                 Manner::Wait(allowed) => allowed.acquire().await.unwrap().forget(),
             }
@@ -276,6 +283,17 @@ async fn a_checkout_whose_key_is_in_use_by_its_own_first_try_joins_that() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_instance_stands_still_is_answered_by_another_one() {
+    let (still, alive) = (Upstream::start(Manner::StandStill).await, Upstream::start(Manner::Answer).await);
+    let gateway = Gateway::start(&[still.url(), alive.url()]).await;
+    for (method, path) in [("GET", "/orders/find/5"), ("POST", "/orders/checkout/5")] {
+        let answer = gateway.ask(method, path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert_eq!((still.requests(), alive.requests()), (1, 2), "it is passed over afterwards");
 }
 
 /// "Nothing was started" is true of the second try, and not known of the first.

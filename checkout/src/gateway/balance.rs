@@ -19,13 +19,14 @@ use http::{StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::gateway::{Upstream, problem, repeat};
 use crate::limits::{
     GATEWAY_ANSWER, GATEWAY_ASK_AGAIN, GATEWAY_BODY, GATEWAY_BODY_BYTES, GATEWAY_PROBE, GATEWAY_PROBE_ANSWER,
-    GATEWAY_REPEAT_PATIENCE, GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
+    GATEWAY_PROBES_MISSED, GATEWAY_REPEAT_PATIENCE, GATEWAY_REPEAT_POLL, GATEWAY_REPEATS, SCALE_MAX,
 };
 use crate::service::Service;
 
@@ -45,6 +46,8 @@ struct Instance {
     /// Cleared by a failed connection and by a readiness answer other than 200; set only by a readiness answer of 200. It only
     /// orders the choice: when no instance is usable, all are tried all the same.
     usable: AtomicBool,
+    /// How many looks at its readiness it has left without an answer, one after the other.
+    missed: watch::Sender<u32>,
 }
 
 impl std::fmt::Debug for Instance {
@@ -127,7 +130,18 @@ impl Balancer {
                 continue;
             };
             tried |= 1 << index;
-            let response = instance.send(&parts, body.clone()).await;
+            let response = tokio::select! {
+                response = instance.send(&parts, body.clone()) => response,
+                () = instance.falls_silent(), if repeat::may_move(&parts) => {
+                    tracing::warn!(instance = instance.proxy.target(), path = parts.uri.path(), "an instance has the request and stands still");
+                    lost += 1;
+                    let until = *deadline.get_or_insert_with(|| Instant::now() + GATEWAY_REPEAT_PATIENCE);
+                    if lost > GATEWAY_REPEATS || Instant::now() >= until {
+                        return repeat::open(self.service, &parts);
+                    }
+                    continue;
+                }
+            };
             let Some(error) = response.extensions().get::<ProxyError>() else {
                 if lost == 0 {
                     return response;
@@ -196,6 +210,7 @@ impl Instance {
             health,
             in_flight: AtomicUsize::new(0),
             usable: AtomicBool::new(true),
+            missed: watch::Sender::new(0),
         })
     }
 
@@ -218,11 +233,20 @@ impl Instance {
         }
     }
 
+    /// Resolves when it answers nothing any more, not even how it is. (One that drains, or has no database, says so.)
+    async fn falls_silent(&self) {
+        let mut missed = self.missed.subscribe();
+        if missed.wait_for(|missed| *missed >= GATEWAY_PROBES_MISSED).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Keeps `usable` true to what the instance says of itself. A service that begins to drain says "not ready" at once and goes on
     /// accepting for a while: by the time it refuses connections, nobody here sends it anything.
     async fn watch(&self, client: &Upstream) {
         loop {
             let asked = tokio::time::timeout(GATEWAY_PROBE_ANSWER, client.get(self.health.clone())).await;
+            self.missed.send_modify(|missed| *missed = if asked.is_err() { *missed + 1 } else { 0 });
             let usable = matches!(asked, Ok(Ok(ref response)) if response.status() == StatusCode::OK);
             if let Ok(Ok(response)) = asked {
                 // Read to its end, so that the connection can be used again.

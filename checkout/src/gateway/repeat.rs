@@ -54,6 +54,12 @@ pub async fn settle(parts: &mut Parts, response: Response) -> Option<Response> {
     Some(Response::from_parts(head, Body::from(body)))
 }
 
+/// Whether another instance may be asked while this one has the request and stands still. Not for a batch, which lasts: the other one would find
+/// its key taken.
+pub fn may_move(parts: &Parts) -> bool {
+    !parts.uri.path().contains("/batch_init/")
+}
+
 /// Whether an answer to a repeated command says no more than that the repeat did nothing: the instance is overwhelmed, cannot reach its database, or
 /// has a defect. The first try may have done it all the same, so the client must not be told that nothing was started.
 pub fn is_of_this_try_only(parts: &Parts, status: StatusCode) -> bool {
