@@ -48,6 +48,13 @@ impl Folder {
     /// When it cannot be made or written.
     pub fn create(root: Option<PathBuf>) -> Result<Self, Failure> {
         let folder = Self::at(root)?;
+        // The servers read it from configuration files, line by line.
+        if folder.root.to_str().is_none_or(|path| path.contains(char::is_control)) {
+            let shown = say::word(&folder.root);
+            return Err(Failure::usage(format!(
+                "--data {shown}: choose a folder without line breaks and the like in its name, in UTF-8"
+            )));
+        }
         for part in ["run", "log"] {
             let path = folder.root.join(part);
             std::fs::create_dir_all(&path)
@@ -283,6 +290,9 @@ pub struct Address {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     fn temporary(name: &str) -> Folder {
@@ -298,6 +308,15 @@ mod tests {
         drop(lock);
         assert!(folder.lock().is_ok());
         std::fs::remove_dir_all(folder.root()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_no_configuration_file_could_name_is_refused() {
+        for name in [OsStr::new("line\nbreak"), OsStr::from_bytes(b"no\xffutf8")] {
+            let root = std::env::temp_dir().join(name);
+            assert!(Folder::create(Some(root.clone())).is_err());
+            assert!(!root.exists());
+        }
     }
 
     #[test]

@@ -308,6 +308,11 @@ impl Platform {
         self.exit_status().await
     }
 
+    /// Waits for its exit status, when it has been asked to stop.
+    pub async fn ended(mut self) -> ExitStatus {
+        self.exit_status().await
+    }
+
     /// `kill -9` of `checkout up` itself: its children stay behind.
     pub async fn abandon(mut self) -> Arc<Folder> {
         self.send(Signal::SIGKILL);

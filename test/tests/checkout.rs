@@ -9,6 +9,7 @@ use serde_json::json;
 use testing::books::Books;
 use testing::client::{Answer, Client};
 use testing::platform::{Options, Platform};
+use testing::stream::{Nats, Stored};
 use testing::wait::{eventually, until};
 
 /// A platform on which a request is answered soon, also when its outcome is not known yet.
@@ -137,23 +138,23 @@ async fn while_payment_is_held_a_checkout_is_not_known_and_then_completes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkout_that_nobody_can_carry_out_is_abandoned_and_undone() {
-    let options = Options::default().recovers_soon().set("order.SAGA_LIMIT_MS=1000").set("order.REQUEST_LIMIT_MS=1500");
+    let options = Options::default().set("order.SAGA_LIMIT_MS=500").set("order.REQUEST_LIMIT_MS=60000");
     let platform = Platform::start(options).await;
-    let client = platform.client();
+    let (client, nats) = (platform.client(), Nats::of(&platform).await);
     let (user, item) = (client.user(10).await, client.item(2, 5).await);
     let order = client.order(&user, &[(&item, 2)]).await;
     let held = platform.hold("payment-1").await;
-    let saga = saga_of(client.checkout(&order).await);
-    // Held until the saga is past its limit, so that its abandonment is on its way before payment has done anything.
-    eventually("the saga is given up", async || platform.folder().log("order-1").contains("abandon, round")).await;
+    let buyer = tokio::spawn({
+        let (client, order) = (platform.client(), order.clone());
+        async move { client.checkout(&order).await }
+    });
+    // Stock has decided against it before payment has done anything.
+    let is_refused = |event: &Stored| event.subject == "stock.failed";
+    eventually("the saga is given up", async || nats.events().await.iter().any(is_refused)).await;
     drop(held);
-    eventually("the saga ends", async || client.get(&saga).await.json()["state"] != "started").await;
-    // Both ends are right: payment and stock may still be faster than the abandonment. What counts is that it is one of the two.
-    let entry = client.get(&saga).await.json();
-    let paid = client.is_paid(&order).await;
-    assert_eq!(paid, entry["state"] == "completed", "{entry}");
-    let taken = if paid { (6, 3) } else { (10, 5) };
-    assert_eq!((client.credit(&user).await, client.pieces(&item).await), taken, "{entry}");
+    buyer.await.unwrap().expect_problem(409, "abandoned", &order);
+    assert!(!client.is_paid(&order).await);
+    assert_eq!((client.credit(&user).await, client.pieces(&item).await), (10, 5));
     Books::closed(&platform).await;
 }
 

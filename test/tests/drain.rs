@@ -178,6 +178,25 @@ async fn a_stop_ends_also_while_nats_or_the_database_stand_still_with_requests_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_kills_what_the_first_one_waits_for() {
+    // A drain would wait for longer than this test is patient.
+    let platform = Platform::start(Options::default().set("payment.DRAIN_LIMIT_MS=86400000")).await;
+    let folder = platform.folder().clone();
+    let children = folder.children();
+    platform.signal("payment-1", Signal::SIGSTOP);
+    let up = platform.up_pid();
+    let interrupt = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(up), Signal::SIGINT).unwrap();
+    interrupt();
+    eventually("it is stopping", async || folder.output().contains("stopping; again (Ctrl-C) kills")).await;
+    interrupt();
+    assert!(!platform.ended().await.success(), "not everything ended by itself");
+    let is_there = |pid: &i32| std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
+    eventually("no child is left", async || !children.iter().any(is_there)).await;
+    // In order, the databases would have been asked to stop, after payment.
+    assert!(!folder.log("redis-order").contains("ready to exit"), "{}", folder.log("redis-order"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_platforms_run_side_by_side() {
     let (one, other) = futures::join!(Platform::start(Options::default()), Platform::start(Options::default()));
     assert_ne!(one.url(), other.url());
