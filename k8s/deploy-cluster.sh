@@ -17,8 +17,10 @@ for program in kubectl helm openssl; do command -v "$program" >/dev/null || fail
 [ -e "$overlay/kustomization.yaml" ] || { echo "usage: k8s/deploy-cluster.sh [OVERLAY]" >&2; exit 64; }
 kubectl get crd httproutes.gateway.networking.k8s.io >/dev/null || fail "the cluster has no Gateway API: install its CRDs, or leave route.yaml out in an overlay of your own"
 
+helm show chart "$keda_chart" --version "$keda_version" >/dev/null || fail "no chart $keda_chart $keda_version: \`helm repo add kedacore …\` with the repository of the KEDA charts"
 helm upgrade --install keda "$keda_chart" --version "$keda_version" --namespace keda --create-namespace --wait
 if [ "${INGRESS:-yes}" != no ]; then
+  helm show chart "$ingress_chart" --version "$ingress_version" >/dev/null || fail "no chart $ingress_chart $ingress_version: \`helm repo add ingress-nginx …\` with its repository, or INGRESS=no"
   helm upgrade --install ingress-nginx "$ingress_chart" --version "$ingress_version" --namespace ingress-nginx --create-namespace --wait \
     --set controller.ingressClassResource.default=true
 fi

@@ -39,6 +39,8 @@ else
   done
   kubectl apply -k k8s/overlays/charts
 fi
+# What was built has the tag that it had before.
+kubectl --namespace checkout rollout restart deployment/topology deployment/{order,payment,stock}-service
 for service in order payment stock; do
   kubectl --namespace checkout rollout status "deployment/$service-service" --timeout 10m
 done

@@ -147,8 +147,9 @@ def endings(platform):
         needed, given = wait + facts.drain_seconds(facts.program_of(container), container), platform.pod(name)["terminationGracePeriodSeconds"]
         if given <= needed:
             yield f"{name}: {given} s of grace, and it may take {needed} s"
-        if (name in facts.SERVICES or name == "gateway") and wait < 5:
-            yield f"{name}: preStop is shorter than name servers remember it (5 s)"
+        remembered = 30 if name in facts.SERVICES else 5  # The gateway has an address of its own.
+        if (name in facts.SERVICES or name == "gateway") and wait < remembered:
+            yield f"{name}: preStop is shorter than it is remembered ({remembered} s)"
 
 
 @rule
