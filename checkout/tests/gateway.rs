@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -453,6 +453,18 @@ async fn who_sends_a_byte_now_and_then_is_parted_from_and_delays_nobody() {
         tokio::task::yield_now().await;
     }
     assert!(upstream.header("x-slow").is_empty(), "none of them got through");
+}
+
+#[tokio::test]
+async fn who_takes_no_answers_is_parted_from() {
+    let upstream = Upstream::start(Manner::Answer).await;
+    let gateway = Gateway::start_with(&[upstream.url()], &["--head-limit-ms=300"]).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut greedy = socket.connect(gateway.address).await.unwrap();
+    let requests = "GET /orders/find/5 HTTP/1.1\r\nhost: test\r\n\r\n".repeat(100);
+    let parted = async { while greedy.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(120), parted).await.expect("it is parted from");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Serving HTTP: binding, the limits of a connection, and a drain.
 //!
 //! `axum::serve` has no limits of time and size, so connections are served by the library beneath it: a head must be there in time and
-//! fit, and there are so many connections at most. A stranger who sends one byte now and then holds one connection for a
-//! while, and nothing else.
+//! fit, answers must be taken, and there are so many connections at most. A stranger who sends one byte now and then, or does not read, holds one
+//! connection for a while, and nothing else.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until `stop`, then finishes the requests in hand and returns. The head of a request must be there within `head_limit`
-/// of the connection's beginning, or of the answer before.
+/// of the connection's beginning, or of the answer before; for so long an answer may wait until the client takes it.
 pub async fn serve(listener: TcpListener, router: Router, head_limit: Duration, stop: CancellationToken) {
     serve_on(listener, router, head_limit, stop).await;
 }
@@ -68,6 +69,10 @@ where
         };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        // Who does not take answers is parted from as well (tcp(7): data may remain unacknowledged, or untransmitted because of a zero window, for so long).
+        if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(head_limit)) {
+            tracing::debug!(%error, "no TCP_USER_TIMEOUT");
         }
         let service = router.clone().map_request(|request: Request<Incoming>| request.map(Body::new));
         let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
