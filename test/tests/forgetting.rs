@@ -81,11 +81,9 @@ async fn behind_the_watermark_records_are_gone_and_late_events_do_nothing_and_ar
         let late = if kind == "checkout.abandoned" {
             let mut body = first(&events, "checkout.started").json();
             body["reason"] = "abandoned".into();
-            Stored {
-                subject: kind.to_owned(),
-                payload: body.to_string().into(),
-                ..first(&events, "checkout.started").clone()
-            }
+            let started = first(&events, "checkout.started");
+            let headers = started.headers_as(kind);
+            Stored { subject: kind.to_owned(), headers, payload: body.to_string().into(), ..started.clone() }
         } else {
             first(&events, kind).clone()
         };
