@@ -205,3 +205,22 @@ async fn where_as_many_sagas_are_open_as_may_be_none_is_begun_and_nothing_writte
     let begun = orders.begin("6", "inbox", Some(&key)).await;
     assert!(matches!(begun, Begun::Started(_)), "{begun:?}");
 }
+
+#[tokio::test]
+async fn where_none_may_be_begun_what_is_paid_recorded_or_missing_is_answered_as_ever() {
+    let mut orders = Orders::with_order().await;
+    orders.put_order("6", "k");
+    let (paid, refused) = (operation("paid"), operation("refused"));
+    for (order, key, end) in [("5", &paid, State::Completed), ("6", &refused, failed("out_of_stock:a"))] {
+        let saga = orders.started(order, "inbox", Some(key)).await;
+        orders.close(&saga, &end).await;
+    }
+    for number in 0..MOST_OPEN {
+        orders.db.console.ask(&["ZADD", "open", "17", &format!("other.k.{number}")]);
+    }
+    assert_eq!(orders.begin("6", "inbox", None).await, Begun::Overloaded, "its next try would be a new saga");
+    assert_eq!(orders.begin("5", "inbox", None).await, Begun::Paid);
+    assert_eq!(orders.begin("7", "inbox", None).await, Begun::NoOrder);
+    assert_eq!(orders.begin("5", "inbox", Some(&paid)).await, Begun::Ended(State::Completed));
+    assert_eq!(orders.begin("6", "inbox", Some(&refused)).await, Begun::Ended(failed("out_of_stock:a")));
+}
