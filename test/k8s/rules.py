@@ -455,6 +455,24 @@ def asked(platform):
 
 
 @rule
+def restore(platform):
+    """The pod by which k8s/README.md puts a database's files back is in order, is the same user as the database, and mounts what its first node has."""
+    written = re.search(r"<<POD\n(.*?)^POD$", text("k8s/README.md"), re.S | re.M)[1]
+    for service in facts.SERVICES:
+        pod, name = yaml.safe_load(written.replace("$group", service)), f"redis-{service}"
+        yield from schema(type(platform)(platform.overlay, [pod]))
+        its, container = platform.pod(name), pod["spec"]["containers"][0]
+        wanted = {key: value for key, value in its["securityContext"].items() if key != "fsGroupChangePolicy"}
+        if pod["spec"]["securityContext"] != wanted or container["securityContext"] != its["containers"][0]["securityContext"]:
+            yield f"{called(pod)}: is another user than {name}, or may do something else"
+        if container["image"] != its["containers"][0]["image"]:
+            yield f"{called(pod)}: is of another image than {name}"
+        claims = [f"{claim['metadata']['name']}-{platform.pods[name]['metadata']['name']}-0" for claim in platform.pods[name]["spec"]["volumeClaimTemplates"]]
+        if [volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"]] != claims:
+            yield f"{called(pod)}: does not mount {claims}"
+
+
+@rule
 def images(platform):
     """Images are those of compose.yaml, of a version; ours are by name, of one version. The next version of a service comes instance by instance."""
     known, ours = facts.compose_images(), set()
