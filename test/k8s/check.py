@@ -5,6 +5,7 @@ import sys
 
 import breaks
 import charts
+import flows
 import rules
 from model import Platform, render
 from rules import RULES
@@ -13,7 +14,7 @@ OVERLAYS = ("dev", "prod", "prod-nack")
 # What is left where charts bring the servers: the rules for single objects hold of it alone, those for who speaks to whom with stand-ins for what
 # the charts bring.
 PARTIAL = {"charts": (rules.schema, rules.limits, rules.restricted, rules.tokens, rules.endings, rules.variables, rules.ports, rules.probes, rules.asked)}
-TOGETHER = (rules.services, rules.files, rules.names, rules.flows, rules.copies)
+TOGETHER = (rules.services, rules.files, flows.names, flows.flows, rules.copies)
 
 
 def together(rendered, values):
