@@ -21,7 +21,7 @@ if [ -x "$stand_ins" ]; then
   # Another apt-get may be at work.
   echo 'DPkg::Lock::Timeout "300";' >"$work/apt.conf"
   # shellcheck disable=SC2086
-  APT_CONFIG=$work/apt.conf "$stand_ins" $images || skip "the stand-ins for base images could not be built"
+  APT_CONFIG=$work/apt.conf "$stand_ins" $images || { say "FAILED: the stand-ins for base images could not be built"; exit 1; }
 fi
 docker info >/dev/null 2>&1 || skip "there is no Docker daemon, and none could be started"
 docker compose version >/dev/null 2>&1 || skip "there is no docker compose"
@@ -123,13 +123,16 @@ for service in order payment stock; do
   docker build --quiet --tag "checkout/$service:$CHECKOUT_VERSION-next" "$work/$service" >"$work/next" 2>&1 || { cat "$work/next"; exit 1; }
   rm -r "${work:?}/$service"
 done
-if docker run --rm "checkout/order:$CHECKOUT_VERSION-next" --help >/dev/null 2>&1; then
+if docker run --rm "checkout/order:$CHECKOUT_VERSION-next" --help >"$work/next" 2>&1; then
   # It is one fault, for the end of which the load waits.
   target/debug/checkout chaos --url "$url" --minutes 0.2 --pause 1 --data "$work/roll" ${SEED:+--seed "$SEED"} \
     --fault-command "'$here/roll.sh' $CHECKOUT_VERSION-next"
   until_true 60 "all is whole" whole
-else
+elif grep -q "version .GLIBC_[0-9.]*' not found" "$work/next"; then
   say "not run: a program that was built on this machine does not start in the image, whose C library is older"
+else
+  say "the next version does not start: $(tail -n 5 "$work/next")"
+  exit 1
 fi
 
 say "does it all agree?"

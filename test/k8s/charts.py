@@ -6,7 +6,7 @@ import re
 import jsonschema
 import yaml
 
-from model import ROOT, text
+from model import NAME, ROOT, text
 
 CHARTS = {
     "nats": ["nats.yaml"],
@@ -80,6 +80,41 @@ def findings(given):
         if f" {version}," not in text(f"test/k8s/charts/{chart}.yaml").splitlines()[0]:
             yield f"k8s/deploy-minikube.sh has another version of the chart {chart} than was checked"
 
+
+def brought(given):
+    """Stand-ins for the pods and Services that the charts bring with these values, for the rules about who speaks to whom."""
+
+    def workload(kind, name, replicas, ports, env=()):
+        container = {"name": name, "image": name, "env": list(env), "ports": [{"name": port, "containerPort": number} for port, number in ports.items()]}
+        template = {"metadata": {"labels": {NAME: name}}, "spec": {"containers": [container]}}
+        return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": {"serviceName": f"{name}-headless", "replicas": replicas, "template": template}}
+
+    def service(name, behind, ports, **more):
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": {NAME: behind}, "ports": [{"name": port, "port": number} for port, number in ports.items()], **more}}
+
+    for release, own in given.items():
+        name = own["nameOverride"]
+        if release == "nats":
+            whole = merged(yaml.safe_load(text("test/k8s/charts/nats.yaml")), own)["config"]
+            servers = whole["cluster"]["replicas"] if whole["cluster"]["enabled"] else 1
+            nodes = " ".join(f"{name}-{number}.{name}-headless" for number in range(servers)) if whole["cluster"]["enabled"] else ""
+            ports = {part: whole[part]["port"] for part in ("nats", "cluster", "monitor") if whole[part].get("enabled", True)}
+            yield workload("StatefulSet", name, servers, ports, [{"name": "NATS_NODES", "value": nodes}])
+            yield service(name, name, {"nats": ports["nats"]})
+            yield service(f"{name}-headless", name, ports, clusterIP="None")
+        else:
+            port = {"tcp": merged(yaml.safe_load(text("test/k8s/charts/valkey.yaml")), own)["service"]["port"]}
+            yield workload("Deployment", name, 1, port)
+            yield service(name, name, port)
+
+
+# Rule, what, and the change of the values: with what the charts bring beside it, overlays/charts is not in order any more.
+TOGETHER = [
+    ("flows", "servers that do not reach each other", lambda v: v["nats"]["config"]["cluster"].update(enabled=True, replicas=3)),
+    ("flows", "a database of another name", lambda v: v["redis-order"].update(nameOverride="valkey-order")),
+    ("copies", "more servers than copies", lambda v: v["nats"]["config"]["cluster"].update(enabled=True, replicas=3)),
+    ("names", "a database at another port", lambda v: v["redis-stock"].update(service={"port": 6380})),
+]
 
 BREAKS = [
     ("a key that the chart does not have", lambda v: v["nats"]["config"]["cluster"].update(replica=3)),

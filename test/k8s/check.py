@@ -5,13 +5,20 @@ import sys
 
 import breaks
 import charts
+import flows
 import rules
 from model import Platform, render
 from rules import RULES
 
 OVERLAYS = ("dev", "prod", "prod-nack")
-# What is left where charts bring the servers: nobody is behind some names, so only the rules for single objects hold.
-PARTIAL = {"charts": (rules.schema, rules.limits, rules.restricted, rules.tokens, rules.endings, rules.variables, rules.ports, rules.probes)}
+# What is left where charts bring the servers: the rules for single objects hold of it alone, those for who speaks to whom with stand-ins for what
+# the charts bring.
+PARTIAL = {"charts": (rules.schema, rules.limits, rules.restricted, rules.tokens, rules.endings, rules.variables, rules.ports, rules.probes, rules.asked)}
+TOGETHER = (rules.services, rules.files, flows.names, flows.flows, rules.copies)
+
+
+def together(rendered, values):
+    return Platform("charts", rendered["charts"] + list(charts.brought(values)))
 
 
 def main():
@@ -25,6 +32,10 @@ def main():
                 found += 1
                 print(f"{overlay}: {rule.__name__}: {wrong}")
         print(f"{overlay}: {len(things)} objects, {len(applied)} rules")
+    for rule in TOGETHER:
+        for wrong in rule(together(rendered, charts.values())):
+            found += 1
+            print(f"charts with k8s/helm: {rule.__name__}: {wrong}")
     for wrong in charts.findings(charts.values()):
         found += 1
         print(f"k8s/helm: {wrong}")
@@ -41,12 +52,18 @@ def main():
         proven.add(name)
     if unproven := {rule.__name__ for rule in RULES} - proven:
         sys.exit(f"test-k8s: nothing breaks {sorted(unproven)}")
+    for name, what, change in charts.TOGETHER:
+        values = charts.values()
+        change(values)
+        rule = next(rule for rule in TOGETHER if rule.__name__ == name)
+        if not list(rule(together(rendered, values))):
+            sys.exit(f"test-k8s: the rule `{name}` does not notice, where charts bring the servers: {what}")
     for what, change in charts.BREAKS:
         values = charts.values()
         change(values)
         if not list(charts.findings(values)):
             sys.exit(f"test-k8s: the check of k8s/helm does not notice: {what}")
-    print(f"every rule noticed what was broken for it ({len(breaks.BREAKS) + len(charts.BREAKS)} breaks)")
+    print(f"every rule noticed what was broken for it ({len(breaks.BREAKS) + len(charts.TOGETHER) + len(charts.BREAKS)} breaks)")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ SERVICES = ("order", "payment", "stock")
 AUDITOR = "auditor"
 # The Go runtime's own.
 RUNTIME = {"GOMEMLIMIT"}
+# Commands of `checkout`, and where each says which variables it reads.
+COMMANDS = {"checkout topology": "checkout/src/topology.rs", "checkout audit": "checkout/src/audit/place.rs"}
 
 
 @functools.cache
 def settings(binary):
     """Setting → default, as `order --help` prints them (it prints these tables)."""
-    if binary == "checkout":
-        source = text("checkout/src/topology.rs")
-        return {name: None for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", "\n".join(re.findall(r'^/// .*|env = "\w+"', source, re.M)))}
+    if binary in COMMANDS:
+        source = text(COMMANDS[binary])
+        return {name: None for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", "\n".join(re.findall(r'^ *///.*|env = "\w+"', source, re.M)))}
     found = {}
     for path in ("common/src/settings.rs", f"{binary}/src/config.rs"):
         try:
@@ -46,11 +48,11 @@ SCRIPTS = {"/scripts/redis.sh": "compose/redis.sh", "/scripts/sentinel.sh": "com
 
 
 @functools.cache
-def program(image, command):
-    """Which program a container runs: a binary of ours, one of the scripts, or an image as it is."""
+def program(image, command, arguments):
+    """Which program a container runs: a binary of ours (of `checkout` which command), one of the scripts, or an image as it is."""
     ours = re.match(r"checkout/(\w+):", image)
     if ours:
-        return ours[1]
+        return " ".join([ours[1], *arguments[:1]]) if ours[1] == "checkout" else ours[1]
     for path in SCRIPTS:
         if path in command:
             return path
@@ -58,7 +60,7 @@ def program(image, command):
 
 
 def program_of(container):
-    return program(container["image"], tuple(container.get("command", ())))
+    return program(container["image"], tuple(container.get("command", ())), tuple(container.get("args", ())))
 
 
 def listens(container, environment):
@@ -89,6 +91,19 @@ def paths(container):
         return set(re.findall(r"location = (/health/\w+)", text("compose/nginx.conf")))
     # nats-server's own, as its documentation has them.
     return {"/healthz", "/healthz?js-server-only=true", "/healthz?js-enabled-only=true"} if name == "/etc/nats/nats.sh" else set()
+
+
+# What a probe may run in an image. Those of ours have no shell.
+PROGRAMS = {"redis": {"sh", "redis-cli", "grep"}}
+
+
+def programs(container):
+    return PROGRAMS.get(container["image"].split(":")[0], set())
+
+
+def workers():
+    """The processes of nginx that answer."""
+    return int(re.search(r"^worker_processes (\d+);", text("compose/nginx.conf"), re.M)[1])
 
 
 def drain_seconds(name, container):

@@ -23,6 +23,10 @@ def text(path):
     return (ROOT / path).read_text()
 
 
+def template(workload):
+    """The template of a workload's pods."""
+    spec = workload["spec"]["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else workload["spec"]
+    return spec["template"]
 
 
 class Platform:
@@ -30,25 +34,25 @@ class Platform:
 
     def __init__(self, overlay, things):
         self.overlay, self.things = overlay, things
-        self.pods = {self.name_of(thing): thing for thing in things if thing["kind"] in ("Deployment", "StatefulSet")}
+        self.pods = {self.name_of(thing): thing for thing in things if thing["kind"] in ("Deployment", "StatefulSet", "CronJob")}
         self.services = {thing["metadata"]["name"]: thing for thing in self.of("Service")}
 
     @staticmethod
     def name_of(thing):
         """What a workload's pods are called in selectors."""
-        return thing["spec"]["template"]["metadata"]["labels"][NAME]
+        return template(thing)["metadata"]["labels"][NAME]
 
     def of(self, kind):
         return [thing for thing in self.things if thing["kind"] == kind]
 
     def pod(self, name):
-        return self.pods[name]["spec"]["template"]["spec"]
+        return template(self.pods[name])["spec"]
 
     def containers(self):
         return [(name, container) for name in self.pods for container in self.pod(name)["containers"]]
 
     def labels(self, name):
-        return self.pods[name]["spec"]["template"]["metadata"]["labels"]
+        return template(self.pods[name])["metadata"]["labels"]
 
     def selected(self, selector):
         """The workloads that a selector of labels means; one pod of a StatefulSet is its workload."""
@@ -94,6 +98,11 @@ class Platform:
 
 def environment(container):
     return {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+
+
+def flags(container):
+    """What it is told by `--name=value`."""
+    return {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in container.get("args", []) if word.startswith("--")) if value}
 
 
 def hosts(value, port):

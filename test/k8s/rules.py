@@ -2,19 +2,20 @@
 
 import functools
 import re
+import shlex
 
 import jsonschema
 import kubernetes_validate
 import yaml
 
 import facts
-from model import NAME, NAMESPACE, ROOT, environment, hosts, text
+from model import ROOT, Platform, environment, template, text
 
 VERSIONS = ("1.32", "1.37")
 RULES = []
-# It listens on nothing, so that no probe can ask it; one is enough.
-KEEPER = "topology"
-DNS = ("dns", 53)
+KEEPER, AUDIT = "topology", "audit"
+# They listen on nothing, so that no probe can ask them; one is enough.
+SILENT = {KEEPER, AUDIT}
 
 
 def rule(function):
@@ -72,15 +73,18 @@ def schema(platform):
 
 @rule
 def probes(platform):
-    """Startup, readiness and liveness, at a port that is open and a path that is answered; only readiness says what it waits for."""
+    """Startup, readiness and liveness, at a port that is open and a path that is answered, by a program that is there; only readiness says what it waits for."""
     for name, container in platform.containers():
-        if name == KEEPER:
+        if name in SILENT:
             continue
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             probe = container.get(kind)
             if probe is None:
                 yield f"{name}: no {kind}"
                 continue
+            if len(probe.keys() & {"httpGet", "tcpSocket", "exec"}) != 1:
+                yield f"{name}: {kind} does not ask in one way"
+            yield from (f"{name}: {kind} {wrong}" for wrong in run(container, probe.get("exec", {}).get("command", []), kind == "readinessProbe"))
             asked = probe.get("httpGet") or probe.get("tcpSocket")
             if asked and asked["port"] not in [port["name"] for port in container.get("ports", [])]:
                 yield f"{name}: {kind} asks at {asked['port']}, which is no port of it"
@@ -92,13 +96,39 @@ def probes(platform):
             yield f"{name}: its readiness is not /health/ready"
 
 
+def run(container, words, may_wait):
+    """What is wrong with the command of a probe, and with those of a pipeline that it gives to the shell."""
+    pipeline = [shlex.split(part) for part in words[2].split("|")] if words[:2] == ["sh", "-c"] else []
+    for command in [words, *pipeline]:
+        if command and command[0] not in facts.programs(container):
+            yield f"runs {command[0]}, which is not there"
+        if command and command[0] == "redis-cli":
+            asked = int(command[command.index("-p") + 1]) if "-p" in command else 6379
+            if asked not in [port["containerPort"] for port in container.get("ports", [])]:
+                yield f"asks at {asked}, which is no port of it"
+            if "role" in command and not may_wait:
+                yield "would restart it for what others do not have"
+
+
+def quantity(said):
+    number, unit = re.match(r"([\d.]+)([a-zA-Z]*)$", str(said)).groups()
+    return float(number) * {"": 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
 @rule
 def limits(platform):
-    """Every container asks for CPU and memory, and has a limit of both that is no less."""
+    """Every container asks for CPU and memory, and has a limit of both that is no less. nginx has as many workers as processors."""
     for name, container in platform.containers():
-        for kind in ("requests", "limits"):
-            if set(container.get("resources", {}).get(kind, {})) != {"cpu", "memory"}:
-                yield f"{name}: {container['name']} has no {kind} of cpu and memory"
+        given = [container.get("resources", {}).get(kind, {}) for kind in ("requests", "limits")]
+        if any(set(each) != {"cpu", "memory"} for each in given):
+            yield f"{name}: {container['name']} has not requests and limits of cpu and memory"
+            continue
+        requests, most = given
+        for kind in requests:
+            if quantity(requests[kind]) > quantity(most[kind]):
+                yield f"{name}: {container['name']} asks for {requests[kind]} of {kind}, and may have {most[kind]}"
+        if name == "gateway" and quantity(most["cpu"]) != facts.workers():
+            yield f"{name}: {facts.workers()} workers for {most['cpu']} processors"
 
 
 @rule
@@ -162,7 +192,7 @@ def variables(platform):
             known = used | optional | facts.RUNTIME
             for missing in used - optional - given:
                 yield f"{name}: {program} needs {missing}"
-        elif program in (*facts.SERVICES, "checkout"):
+        elif program in (*facts.SERVICES, *facts.COMMANDS):
             known = set(facts.settings(program))
         else:
             known = set()
@@ -178,7 +208,7 @@ def ports(platform):
         if named != real:
             yield f"{name}: {container['name']} listens at {sorted(real)}, and the manifest says {sorted(named)}"
     for name in platform.pods:
-        told = platform.pods[name]["spec"]["template"]["metadata"].get("annotations", {}).get("prometheus.io/port")
+        told = template(platform.pods[name])["metadata"].get("annotations", {}).get("prometheus.io/port")
         if told and int(told) not in platform.ports(name).values():
             yield f"{name}: Prometheus is sent to {told}, where nobody listens"
 
@@ -242,114 +272,9 @@ def files(platform):
             told = {value for key, value in environment(container).items() if key.endswith("_FILE")} | {word for word in container.get("command", []) if word.endswith(".sh")}
             for missing in told - there:
                 yield f"{name}: {missing} is not mounted"
-            if name in (*facts.SERVICES, KEEPER):
+            if name in (*facts.SERVICES, *SILENT):
                 for more in {path for path in there if path.startswith("/run/secrets/")} - told:
                     yield f"{name}: has {more}, and is not told of it"
-
-
-# Variables that name others, and the port that they mean where none is written.
-PEERS = {"NATS_URL": 4222, "REDIS_URL": 6379, "NODES": 6379, "SENTINELS": 26379, "GROUPS_WATCHED": 6379, "NATS_NODES": 6222}
-
-
-def needed(platform):
-    """Who must reach whom, at which port, from what the programs are told; yields sentences for names behind which nobody is."""
-    flows, wrong = set(), []
-
-    def need(source, host, port):
-        try:
-            flows.update((source, target, at) for target, at in platform.reached(host, port))
-        except LookupError as error:
-            wrong.append(f"{source}: {error}")
-
-    for name, container in platform.containers():
-        flows.add((name, *DNS))
-        replicated = name == "sentinel" or environment(container).get("SENTINELS")
-        for variable, value in environment(container).items():
-            # A database that stands alone speaks to nobody.
-            if variable in PEERS and value and (variable != "NODES" or replicated):
-                for host, port in hosts(value, PEERS[variable]):
-                    need(name, host, port)
-        found = re.match(r"redis\+sentinel://.*/([\w-]+)$", environment(container).get("REDIS_URL") or "")
-        if found:
-            # Whom the sentinels name: any node of the group.
-            need(name, found[1], 6379)
-        if name == "gateway":
-            for host, port in re.findall(r"^\s*\w+ ([\w-]+-service):(\d+);", text("compose/nginx.conf"), re.M):
-                need(name, host, int(port))
-            flows.update(("*", name, port) for port in platform.ports(name).values())
-        if name == "sentinel":
-            # They agree among themselves; a sentinel asks all nodes of the groups that it watches.
-            need(name, "sentinel", 26379)
-        told = platform.pods[name]["spec"]["template"]["metadata"].get("annotations", {}).get("prometheus.io/port")
-        if told:
-            flows.add(("ns:monitoring", name, int(told)))
-    for scaled in platform.of("ScaledObject"):
-        for trigger in scaled["spec"]["triggers"]:
-            if "natsServerMonitoringEndpoint" in trigger["metadata"]:
-                for host, port in hosts(trigger["metadata"]["natsServerMonitoringEndpoint"], 8222):
-                    need("ns:keda", host.split(".")[0], port)
-    for account in platform.of("Account"):
-        for server in account["spec"]["servers"]:
-            for host, port in hosts(server, 4222):
-                need("ns:nack", host.split(".")[0], port)
-    return flows, wrong
-
-
-def told_policies(platform):
-    """What policies allow: at the sender, at the receiver, and who is fenced in for each direction."""
-    egress, ingress, fenced = set(), set(), {"Ingress": set(), "Egress": set()}
-
-    def peers(entries):
-        if not entries:
-            return {"*"}
-        found = set()
-        for peer in entries:
-            space = peer.get("namespaceSelector", {}).get("matchLabels", {}).get(NAMESPACE)
-            if space == "kube-system" and peer.get("podSelector", {}).get("matchLabels") == {"k8s-app": "kube-dns"}:
-                found.add("dns")
-            elif space:
-                found.add(f"ns:{space}")
-            elif "podSelector" in peer and "namespaceSelector" not in peer:
-                found |= set(platform.selected(peer["podSelector"].get("matchLabels", {}))) or {f"nobody ({peer})"}
-            else:
-                found.add(f"anything ({peer})")
-        return found
-
-    for policy in platform.of("NetworkPolicy"):
-        spec = policy["spec"]
-        own = platform.selected(spec["podSelector"].get("matchLabels", {})) or [f"nobody ({policy['metadata']['name']})"]
-        for kind in spec["policyTypes"]:
-            fenced[kind] |= set(own)
-        for flow in spec.get("ingress", []):
-            ingress |= {(peer, name, port["port"]) for peer in peers(flow.get("from")) for name in own for port in flow.get("ports", [{"port": "any"}])}
-        for flow in spec.get("egress", []):
-            egress |= {(name, peer, port["port"]) for peer in peers(flow.get("to")) for name in own for port in flow.get("ports", [{"port": "any"}])}
-    return egress, ingress, fenced
-
-
-@rule
-def names(platform):
-    """Behind each host and port that a program is told, somebody listens."""
-    yield from needed(platform)[1]
-
-
-@rule
-def flows(platform):
-    """Policies allow what is needed, at both ends, and nothing else; everybody is fenced in."""
-    need, _ = needed(platform)
-    egress, ingress, fenced = told_policies(platform)
-    outside = ("*", "ns:")
-    for what, allowed, wanted in (
-        ("send", egress, {flow for flow in need if not flow[0].startswith(outside)}),
-        ("receive", ingress, {flow for flow in need if flow[1] != "dns"}),
-    ):
-        for source, target, port in sorted(wanted - allowed, key=str):
-            yield f"{source} → {target}:{port} is needed, and may not {what}"
-        for source, target, port in sorted(allowed - wanted, key=str):
-            yield f"{source} → {target}:{port} may {what}, and nobody needs it"
-    for kind in fenced:
-        for name in platform.pods.keys() - fenced[kind]:
-            yield f"{name}: no policy of {kind}"
 
 
 @rule
@@ -359,7 +284,7 @@ def disruption(platform):
     for budget in budgets:
         if not platform.selected(budget["selector"]["matchLabels"]):
             yield f"a PodDisruptionBudget selects nobody: {budget}"
-    for name in platform.pods.keys() - {KEEPER}:
+    for name in platform.pods.keys() - SILENT:
         if sum(platform.selected(b["selector"]["matchLabels"]) == [name] and b.get("maxUnavailable") == 1 for b in budgets) != 1:
             yield f"{name}: not exactly one PodDisruptionBudget of one pod at a time"
         spread = platform.pod(name).get("topologySpreadConstraints", [])
@@ -371,7 +296,7 @@ def disruption(platform):
 
 @rule
 def scaling(platform):
-    """Whatever scales says alone how many there are, of something that exists, by a durable that exists; databases are three or one."""
+    """Whatever scales says alone how many there are, of something that exists, by a durable that exists."""
     workloads = {thing["metadata"]["name"]: (name, thing) for name, thing in platform.pods.items()}
     scaled = {}
     for thing in platform.of("HorizontalPodAutoscaler") + platform.of("ScaledObject"):
@@ -388,10 +313,45 @@ def scaling(platform):
                 yield f"{called(thing)}: looks at another durable"
     if platform.overlay != "dev" and scaled.keys() != {"gateway", *(f"{name}-service" for name in facts.SERVICES)}:
         yield f"scaled are {sorted(scaled)}"
+
+
+@rule
+def copies(platform):
+    """Of each stream there are as many copies as nats-servers."""
     copies = {int(environment(container)["STREAM_REPLICAS"]) for name, container in platform.containers() if "STREAM_REPLICAS" in environment(container)}
     copies |= {stream["spec"]["replicas"] for stream in platform.of("Stream")}
     if copies != {platform.pods["nats"]["spec"]["replicas"]}:
         yield f"copies of streams: {copies}, servers: {platform.pods['nats']['spec']['replicas']}"
+
+
+@rule
+def asked(platform):
+    """What is to run once runs when somebody asks for it, and is not tried again, which would hide what it found."""
+    for name, job in platform.pods.items():
+        if job["kind"] == "CronJob":
+            inner = job["spec"]["jobTemplate"]["spec"]
+            if job["spec"].get("suspend") is not True:
+                yield f"{name}: runs unasked"
+            if inner.get("backoffLimit") != 0 or platform.pod(name).get("restartPolicy") != "Never":
+                yield f"{name}: is tried again"
+
+
+@rule
+def restore(platform):
+    """The pod by which k8s/README.md puts a database's files back is in order, is the same user as the database, and mounts what its first node has."""
+    written = re.search(r"<<POD\n(.*?)^POD$", text("k8s/README.md"), re.S | re.M)[1]
+    for service in facts.SERVICES:
+        pod, name = yaml.safe_load(written.replace("$group", service)), f"redis-{service}"
+        yield from schema(Platform(platform.overlay, [pod]))
+        its, container = platform.pod(name), pod["spec"]["containers"][0]
+        wanted = {key: value for key, value in its["securityContext"].items() if key != "fsGroupChangePolicy"}
+        if pod["spec"]["securityContext"] != wanted or container["securityContext"] != its["containers"][0]["securityContext"]:
+            yield f"{called(pod)}: is another user than {name}, or may do something else"
+        if container["image"] != its["containers"][0]["image"]:
+            yield f"{called(pod)}: is of another image than {name}"
+        claims = [f"{claim['metadata']['name']}-{platform.pods[name]['metadata']['name']}-0" for claim in platform.pods[name]["spec"]["volumeClaimTemplates"]]
+        if [volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"]] != claims:
+            yield f"{called(pod)}: does not mount {claims}"
 
 
 @rule
