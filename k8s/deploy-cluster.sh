@@ -8,11 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# From their own repositories, which helm need not know; KEDA_CHART and INGRESS_CHART name the charts elsewhere.
-keda_chart=(--repo https://kedacore.github.io/charts keda) keda_version=2.17.2
-ingress_chart=(--repo https://kubernetes.github.io/ingress-nginx ingress-nginx) ingress_version=4.13.3
-[ -z "${KEDA_CHART:-}" ] || keda_chart=("$KEDA_CHART")
-[ -z "${INGRESS_CHART:-}" ] || ingress_chart=("$INGRESS_CHART")
+keda_chart=${KEDA_CHART:-kedacore/keda} keda_version=2.17.2
+ingress_chart=${INGRESS_CHART:-ingress-nginx/ingress-nginx} ingress_version=4.13.3
 overlay=${1:-k8s/overlays/prod}
 
 fail() { echo "deploy-cluster: $*" >&2; exit 1; }
@@ -20,9 +17,11 @@ for program in kubectl helm openssl; do command -v "$program" >/dev/null || fail
 [ -e "$overlay/kustomization.yaml" ] || { echo "usage: k8s/deploy-cluster.sh [OVERLAY]" >&2; exit 64; }
 kubectl get crd httproutes.gateway.networking.k8s.io >/dev/null || fail "the cluster has no Gateway API: install its CRDs, or leave route.yaml out in an overlay of your own"
 
-helm upgrade --install keda "${keda_chart[@]}" --version "$keda_version" --namespace keda --create-namespace --wait
+helm show chart "$keda_chart" --version "$keda_version" >/dev/null || fail "no chart $keda_chart $keda_version: \`helm repo add kedacore …\` with the repository of the KEDA charts"
+helm upgrade --install keda "$keda_chart" --version "$keda_version" --namespace keda --create-namespace --wait
 if [ "${INGRESS:-yes}" != no ]; then
-  helm upgrade --install ingress-nginx "${ingress_chart[@]}" --version "$ingress_version" --namespace ingress-nginx --create-namespace --wait \
+  helm show chart "$ingress_chart" --version "$ingress_version" >/dev/null || fail "no chart $ingress_chart $ingress_version: \`helm repo add ingress-nginx …\` with its repository, or INGRESS=no"
+  helm upgrade --install ingress-nginx "$ingress_chart" --version "$ingress_version" --namespace ingress-nginx --create-namespace --wait \
     --set controller.ingressClassResource.default=true
 fi
 

@@ -4,11 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# From their own repositories, which helm need not know; NATS_CHART and VALKEY_CHART name the charts elsewhere.
-nats_chart=(--repo https://nats-io.github.io/k8s/helm/charts nats) nats_version=2.14.2
-valkey_chart=(--repo https://valkey.io/valkey-helm valkey) valkey_version=0.11.0
-[ -z "${NATS_CHART:-}" ] || nats_chart=("$NATS_CHART")
-[ -z "${VALKEY_CHART:-}" ] || valkey_chart=("$VALKEY_CHART")
+nats_chart=${NATS_CHART:-nats/nats} nats_version=2.14.2
+valkey_chart=${VALKEY_CHART:-valkey/valkey} valkey_version=0.11.0
 
 fail() { echo "deploy-minikube: $*" >&2; exit 1; }
 need() { command -v "$1" >/dev/null || fail "$1 is missing"; }
@@ -32,10 +29,12 @@ else
   need helm
   kubectl apply -f k8s/base/namespace.yaml
   kubectl apply --namespace checkout -k compose/secrets
-  helm upgrade --install nats "${nats_chart[@]}" --version "$nats_version" --namespace checkout --values k8s/helm/nats.yaml \
+  helm show chart "$nats_chart" --version "$nats_version" >/dev/null || fail "no chart $nats_chart $nats_version: \`helm repo add nats …\` with the repository of the NATS charts"
+  helm show chart "$valkey_chart" --version "$valkey_version" >/dev/null || fail "no chart $valkey_chart $valkey_version: \`helm repo add valkey …\` with the repository of the Valkey chart"
+  helm upgrade --install nats "$nats_chart" --version "$nats_version" --namespace checkout --values k8s/helm/nats.yaml \
     --set-file 'configMap.merge.data.users\.conf=nats/users.conf'
   for service in order payment stock; do
-    helm upgrade --install "redis-$service" "${valkey_chart[@]}" --version "$valkey_version" --namespace checkout \
+    helm upgrade --install "redis-$service" "$valkey_chart" --version "$valkey_version" --namespace checkout \
       --values k8s/helm/valkey.yaml --values "k8s/helm/redis-$service.yaml"
   done
   kubectl apply -k k8s/overlays/charts
