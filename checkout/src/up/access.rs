@@ -20,7 +20,7 @@ const REPLICA_COMMANDS: &str = "-@all +psync +replconf +ping";
 /// What a sentinel says to a database (likewise).
 const SENTINEL_COMMANDS: &str = "-@all +multi +exec +ping +info +role +publish +subscribe +replicaof +slaveof +failover \
      +config|rewrite +client|setname +client|kill +script|kill";
-/// Who the services are to the sentinels: one user for all, because it can do nothing.
+/// Who the services are to the sentinels: one user for all of them, because it can change nothing.
 const AT_SENTINELS: &str = "service";
 
 /// The users of NATS.

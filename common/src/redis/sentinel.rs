@@ -38,7 +38,8 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What is listened to: another primary (`+promoted-slave` is said by the leader alone, and earlier when replicas take long to be turned), a
-/// failover that begins, and replicas that go and come.
+/// failover that begins, and replicas that go and come. What the services may hear is made of this (`checkout/src/up/access.rs`), and stands in
+/// `compose/sentinel.sh`: who listens to more needs sentinels that have been told so.
 pub const NEWS: &[&str] =
     &["+switch-master", "+promoted-slave", "+try-failover", "+selected-slave", "+sdown", "-sdown", "+slave"];
 
