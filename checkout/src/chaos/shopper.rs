@@ -73,10 +73,10 @@ impl Shopper {
         tokio::time::timeout(PATIENCE, self.exchange(command, None)).await.ok()?.ok()
     }
 
-    /// What is at a path, as JSON, if it is there.
-    pub async fn json(&self, path: &str) -> Option<Value> {
+    /// What is answered at a path: the status, and the JSON, or null where it is none. Nothing where nobody answers.
+    pub async fn read(&self, path: &str) -> Option<(StatusCode, Value)> {
         let (status, body, _) = tokio::time::timeout(PATIENCE, self.send(Method::GET, path, None)).await.ok()?.ok()?;
-        (status == StatusCode::OK).then(|| serde_json::from_slice(&body).ok())?
+        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     async fn exchange(&self, command: &Command, key: Option<&str>) -> Result<Reply, Lost> {

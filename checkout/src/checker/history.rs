@@ -48,7 +48,7 @@ pub enum Line {
     Closed {
         /// When.
         at_us: u64,
-        /// Sagas that were open then; nothing where nobody could be asked.
+        /// Sagas that were open then; nothing where nobody could say so, which is no better.
         open_sagas: Option<u64>,
         /// How long after the last fault and the last reply they may be open, in microseconds.
         limit_us: u64,
