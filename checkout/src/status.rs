@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use futures::future::join_all;
+use nats::Broker;
+use nats::graveyard::Graveyard;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -14,6 +17,9 @@ use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::up::plan::{Group, Probe};
 use crate::up::ready;
+
+/// How long NATS may take to be reached, and to say how full the dead letters are.
+const NATS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Show every process of the platform in a folder: pid, alive, address, ready.
 ///
@@ -68,8 +74,18 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
             say::word(folder.root())
         ));
     }
+    if let Some(warning) = full_graveyard(&platform).await {
+        say::err(&format!("checkout: {warning} (`checkout dead`)"));
+    }
     let ready = rows.iter().all(|row| row.ready && row.supervised);
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether dead letters are, or soon will be, refused; nothing where NATS cannot be asked, which the table says.
+async fn full_graveyard(platform: &Platform) -> Option<String> {
+    let broker = Broker::connect(&platform.nats, "status", "checkout-status", NATS_PATIENCE).await.ok()?;
+    let room = tokio::time::timeout(NATS_PATIENCE, Graveyard::new(broker).room()).await.ok()?.ok()?;
+    room.warning()
 }
 
 async fn look(folder: &Folder, platform: &Platform, process: &Address) -> Row {

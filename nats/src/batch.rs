@@ -1,8 +1,8 @@
 //! One batch on its way: decode → react → publish what came of it → acknowledge. Nothing is acknowledged before everything
 //! that came of the whole batch is stored.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use async_nats::jetstream::AckKind;
@@ -11,11 +11,12 @@ use common::crash;
 use common::event::Event;
 use common::limits::SUSPICIOUS_DELIVERIES;
 use common::service::wall_clock_ms;
+use futures::future::join_all;
 use metrics::{Counter, Histogram};
 
 use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded};
 use crate::consume::{React, Verdict};
-use crate::dead_letter::dead_letter;
+use crate::dead_letter::{REASON, dead_letter};
 use crate::message::{Outgoing, decode};
 use crate::publish::{Letter, Patience};
 use crate::pull::{delivery, position};
@@ -25,6 +26,11 @@ use crate::topology::Durable;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Longest delay between redeliveries.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Longest delay between two tries to bury a message whose dead letter is refused. It lasts until a person makes room, and there may be thousands.
+const LONGEST_BURIAL_RETRY: Duration = Duration::from_secs(30);
+/// How often it is said again that dead letters are refused.
+const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// A message that is delivered suspiciously often is mentioned again after so many more deliveries.
 const SAID_AGAIN_EVERY: i64 = 100;
@@ -40,6 +46,28 @@ pub(crate) struct Shared<R> {
     /// How old an event may get that is left to instances of a newer build.
     pub newer_patience: Duration,
     pub metrics: Metrics,
+    pub refusals: Refusals,
+}
+
+/// Dead letters that the stream refuses: told at once, and again from time to time for as long as it does.
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<Option<Instant>>);
+
+impl Refusals {
+    fn tell(&self, durable: Durable, refused: usize, why: &str) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|said| said.elapsed() < REFUSALS_SAID_EVERY) {
+            return;
+        }
+        *said = Some(Instant::now());
+        tracing::error!(
+            durable = durable.name(),
+            refused,
+            why,
+            "dead letters are refused: their events stay with the durable, and come again until there is room; make some with \
+             `checkout dead redrive` or `checkout dead drop`"
+        );
+    }
 }
 
 /// Bound once per consumer, because every message passes them.
@@ -52,6 +80,7 @@ pub(crate) struct Metrics {
     suspicious: Counter,
     newer: Counter,
     dead_letters: Counter,
+    refused: Counter,
 }
 
 impl Metrics {
@@ -67,6 +96,7 @@ impl Metrics {
             suspicious: metrics::counter!("suspicious_deliveries_total", "durable" => durable),
             newer: metrics::counter!("events_left_to_newer_total", "durable" => durable),
             dead_letters: metrics::counter!("dead_letters_total", "durable" => durable),
+            refused: metrics::counter!("dead_letters_refused_total", "durable" => durable),
         }
     }
 }
@@ -106,6 +136,8 @@ enum Fate {
     Dead(Outgoing),
     /// Deliver it again later.
     Retry,
+    /// It should be a dead letter and cannot be one now: deliver it again when there may be room.
+    Unburied,
 }
 
 impl<R: React> Shared<R> {
@@ -241,13 +273,6 @@ impl<R: React> Shared<R> {
     }
 
     fn dead(&self, message: &Message, reason: &str) -> Fate {
-        tracing::error!(
-            durable = self.durable.name(),
-            subject = message.subject.as_str(),
-            sequence = delivery(message).unwrap_or_default().sequence,
-            reason,
-            "dead letter"
-        );
         Fate::Dead(dead_letter(message, self.durable, reason, self.broker.inner.client.max_payload()))
     }
 
@@ -258,29 +283,47 @@ impl<R: React> Shared<R> {
             let mut letters = Vec::with_capacity(fates.len());
             let mut causes = Vec::with_capacity(fates.len());
             for (cause, fate) in fates.iter().enumerate() {
-                match fate {
-                    Some(Fate::Publish(events)) => letters.extend(events.iter().map(Letter::Event)),
-                    Some(Fate::Dead(letter)) => letters.push(Letter::Dead(letter)),
-                    Some(Fate::Retry) | None => {}
+                if let Some(Fate::Publish(events)) = fate {
+                    letters.extend(events.iter().map(Letter::Event));
+                    causes.resize(letters.len(), cause);
                 }
-                causes.resize(letters.len(), cause);
             }
             if letters.is_empty() {
-                return Ok(());
+                break;
             }
             let (index, why) = match self.broker.store(&letters, &self.patience).await {
                 Err(BrokerError::Unfit { index, why, .. }) => (causes[index], why),
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(()) => break,
             };
-            let fate = match fates[index] {
-                Some(Fate::Publish(_)) => {
-                    self.dead(&messages[index], &format!("its outcome cannot be published: {why}"))
-                }
-                // A dead letter is made to fit; should a server change its limit meanwhile, the next try is made for that.
-                _ => Fate::Retry,
-            };
-            fates[index] = Some(fate);
+            fates[index] = Some(self.dead(&messages[index], &format!("its outcome cannot be published: {why}")));
         }
+        self.bury(fates).await
+    }
+
+    /// Stores the dead letters, each for itself: of those that are refused the messages are not acknowledged, and nobody else has to wait for them.
+    async fn bury(&self, fates: &mut [Option<Fate>]) -> Result<(), BrokerError> {
+        let letters = fates.iter().enumerate().filter_map(|(index, fate)| match fate {
+            Some(Fate::Dead(letter)) => Some(async move { (index, self.broker.bury(letter, &self.patience).await) }),
+            _ => None,
+        });
+        let (mut refused, mut last) = (0, None);
+        for (index, buried) in join_all(letters).await {
+            match buried {
+                Ok(()) => {}
+                Err(BrokerError::Refused { why, .. }) => {
+                    fates[index] = Some(Fate::Unburied);
+                    (refused, last) = (refused + 1, Some(why));
+                }
+                // It is made to fit; should a server change its limit meanwhile, the next one is made for that.
+                Err(BrokerError::Unfit { .. }) => fates[index] = Some(Fate::Retry),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(why) = last {
+            self.refusals.tell(self.durable, refused, &why);
+        }
+        Ok(())
     }
 
     async fn acknowledge(&self, messages: &[Message], fates: &[Option<Fate>]) {
@@ -288,11 +331,18 @@ impl<R: React> Shared<R> {
             let (counter, answer) = match fate {
                 Some(Fate::Publish(events)) if events.is_empty() => (&self.metrics.done, AckKind::Ack.into()),
                 Some(Fate::Publish(_)) => (&self.metrics.published, AckKind::Ack.into()),
-                Some(Fate::Dead(_)) => {
-                    self.metrics.dead_letters.increment(1);
+                Some(Fate::Dead(letter)) => {
+                    self.tell_death(message, letter);
                     (&self.metrics.dead, AckKind::Term.into())
                 }
-                Some(Fate::Retry) | None => (&self.metrics.retry, AckKind::Nak(Some(retry_delay(message))).into()),
+                Some(Fate::Unburied) => {
+                    self.metrics.refused.increment(1);
+                    let delay = delay(message, LONGEST_BURIAL_RETRY);
+                    (&self.metrics.retry, AckKind::Nak(Some(delay)).into())
+                }
+                Some(Fate::Retry) | None => {
+                    (&self.metrics.retry, AckKind::Nak(Some(delay(message, LONGEST_RETRY))).into())
+                }
             };
             counter.increment(1);
             if !answer_message(&self.broker, message, answer).await {
@@ -300,12 +350,23 @@ impl<R: React> Shared<R> {
             }
         }
     }
+
+    fn tell_death(&self, message: &Message, letter: &Outgoing) {
+        self.metrics.dead_letters.increment(1);
+        tracing::error!(
+            durable = self.durable.name(),
+            subject = message.subject.as_str(),
+            sequence = delivery(message).unwrap_or_default().sequence,
+            reason = letter.headers.get(REASON.clone()).map(|reason| reason.as_str()).unwrap_or_default(),
+            "dead letter"
+        );
+    }
 }
 
-/// How long to wait before the message comes again. A plain negative acknowledgement would bring it back at once.
-fn retry_delay(message: &Message) -> Duration {
+/// How long to wait before the message comes again, `longest` at most. A plain negative acknowledgement would bring it back at once.
+fn delay(message: &Message, longest: Duration) -> Duration {
     let before = delivery(message).unwrap_or_default().delivered.saturating_sub(1);
-    FIRST_RETRY.saturating_mul(1 << before.clamp(0, 10)).min(LONGEST_RETRY)
+    FIRST_RETRY.saturating_mul(1 << before.clamp(0, 10)).min(longest)
 }
 
 /// Tells the server that these messages are still being worked on.

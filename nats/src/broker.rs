@@ -92,6 +92,14 @@ pub enum BrokerError {
         /// Why.
         why: String,
     },
+    /// The stream of dead letters does not take one: it is full.
+    #[error("{subject} is refused: {why}")]
+    Refused {
+        /// The subject.
+        subject: &'static str,
+        /// Why.
+        why: String,
+    },
     /// A request was not answered, or refused, or answered with trouble.
     #[error("{0}")]
     Request(String),

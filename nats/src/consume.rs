@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Metrics, Shared, answer_message, keep_alive};
+use crate::batch::{Metrics, Refusals, Shared, answer_message, keep_alive};
 use crate::broker::{Broker, BrokerError};
 use crate::outage::{Outage, pause};
 use crate::publish::Patience;
@@ -118,6 +118,7 @@ pub async fn consume<R: React>(
         keep_alive,
         newer_patience: limits.newer_patience,
         metrics: Metrics::new(durable),
+        refusals: Refusals::default(),
     };
     let mut intake = Intake {
         broker,

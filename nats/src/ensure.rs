@@ -324,8 +324,7 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: limits.replicas,
-        // New messages matter more than history.
-        discard: DiscardPolicy::Old,
+        discard: discards(name),
         max_messages: -1,
         max_messages_per_subject: -1,
         duplicate_window: DUPLICATE_WINDOW,
@@ -335,6 +334,17 @@ fn stream(name: &str, limits: &Limits) -> StreamConfig {
         allow_batch_publish: name == CHECKOUT,
         metadata: revision(),
         ..StreamConfig::default()
+    }
+}
+
+/// What goes when a stream is full.
+fn discards(name: &str) -> DiscardPolicy {
+    match name {
+        // None of them may be lost, and only a person can say which is not needed any more. Who is refused keeps the event (`batch.rs`).
+        DEAD_LETTERS => DiscardPolicy::New,
+        // New messages matter more than history. Were the log to refuse, no letter could be dropped, and there would be no way to make room.
+        // Advisories are the server's own: nobody would hear that one is refused, and it would be the newest that are missing.
+        _ => DiscardPolicy::Old,
     }
 }
 

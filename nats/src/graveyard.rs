@@ -34,6 +34,9 @@ pub const MAX_WHY_BYTES: usize = 1_000;
 /// Longest name of a person in the log; what is longer is cut.
 const MAX_WHO_BYTES: usize = 200;
 
+/// From here on a person is warned that dead letters will be refused.
+const NEARLY_FULL_PERCENT: u64 = 80;
+
 /// Why something could not be done with a dead letter.
 #[derive(Debug, thiserror::Error)]
 pub enum GraveyardError {
@@ -55,6 +58,32 @@ pub struct Note {
     pub who: String,
     /// Such as `fixed in 1.2`.
     pub why: String,
+}
+
+/// How full the stream of dead letters is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// Dead letters.
+    pub letters: u64,
+    /// What they take.
+    pub bytes: u64,
+    /// What they may take; 0 where nothing is set.
+    pub max_bytes: u64,
+}
+
+impl Room {
+    /// A warning where there is little room or none: how full it is, and what to do. A letter that does not fit is refused, and its event stays with
+    /// the durable that gave up on it.
+    pub fn warning(self) -> Option<String> {
+        let percent = (self.bytes * 100).checked_div(self.max_bytes)?;
+        (percent >= NEARLY_FULL_PERCENT).then(|| {
+            format!(
+                "{DEAD_LETTERS} is {percent}% full ({} letters); what does not fit stays unacknowledged and comes again: redrive letters, or \
+                 drop them",
+                self.letters
+            )
+        })
+    }
 }
 
 /// What was done with a dead letter.
@@ -117,6 +146,18 @@ impl Graveyard {
         let scan = Scan { stream: DEAD_LETTERS, subject, headers_only: true };
         let keep = |found| Some(Letter::read(found)).filter(|letter| filter.matches(letter));
         Ok(scan.read(&self.broker, order, limit, keep).await?)
+    }
+
+    /// How full the stream of dead letters is.
+    ///
+    /// # Errors
+    /// NATS does not answer, or has no such stream.
+    pub async fn room(&self) -> Result<Room, GraveyardError> {
+        let stream = self.broker.inner.jetstream.get_stream(DEAD_LETTERS).await;
+        let stream = stream.map_err(request_error("the dead letters"))?;
+        let info = stream.cached_info();
+        let max_bytes = u64::try_from(info.config.max_bytes).unwrap_or_default();
+        Ok(Room { letters: info.state.messages, bytes: info.state.bytes, max_bytes })
     }
 
     /// One letter, whole.

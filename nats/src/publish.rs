@@ -1,7 +1,7 @@
 //! Publishing: sent together, confirmed together, and sent again until the stream has it.
 
 use async_nats::header::HeaderValue;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use common::event::Event;
 use metrics::Counter;
@@ -53,6 +53,10 @@ impl Letter<'_> {
         }
     }
 
+    fn is_dead(&self) -> bool {
+        matches!(self, Self::Dead(_))
+    }
+
     fn message(&self, template: &Template, time: &HeaderValue) -> Result<Outgoing, serde_json::Error> {
         match self {
             Self::Event(event) => template.message(event, time),
@@ -94,6 +98,11 @@ enum Round {
         index: usize,
         why: String,
     },
+    /// The stream answers that it does not take this dead letter.
+    Refused {
+        index: usize,
+        why: String,
+    },
 }
 
 impl Broker {
@@ -115,6 +124,15 @@ impl Broker {
         self.store(&[Letter::Event(event)], &Patience { give_up: self.inner.closing.clone(), deadline }).await
     }
 
+    /// Stores a dead letter. While nobody answers it is sent again, as everything is; but where the stream itself refuses it, because it is full,
+    /// that is the answer: only a person can make room, and whoever waited for that would keep from its work what has nothing to do with it.
+    ///
+    /// # Errors
+    /// As [`Broker::publish_all`], or the stream refuses.
+    pub(crate) async fn bury(&self, letter: &Outgoing, patience: &Patience) -> Result<(), BrokerError> {
+        self.store(&[Letter::Dead(letter)], patience).await
+    }
+
     /// Stores all letters.
     pub(crate) async fn store(&self, letters: &[Letter<'_>], patience: &Patience) -> Result<(), BrokerError> {
         let mut left: Vec<usize> = (0..letters.len()).collect();
@@ -134,6 +152,9 @@ impl Broker {
                 }
                 Some(Round::Unfit { index, why }) => {
                     return Err(BrokerError::Unfit { index, subject: letters[index].subject(), why });
+                }
+                Some(Round::Refused { index, why }) => {
+                    return Err(BrokerError::Refused { subject: letters[index].subject(), why });
                 }
                 Some(Round::Left { missing_stream, why }) => {
                     self.inner.counters.retries.increment(left.len() as u64);
@@ -181,6 +202,9 @@ impl Broker {
                         self.inner.counters.published(letters[index].subject());
                         confirmed.push(index);
                     }
+                    Err(error) if letters[index].is_dead() && is_refusal(&error) => {
+                        return Some(Round::Refused { index, why: describe(&error) });
+                    }
                     Err(error) => {
                         trouble.add(error.kind() == PublishErrorKind::StreamNotFound, describe(&error));
                         if error.kind() == PublishErrorKind::TimedOut {
@@ -191,9 +215,9 @@ impl Broker {
             }
             None
         };
-        let unfit = tokio::select! {
+        let ended = tokio::select! {
             biased;
-            unfit = round => unfit,
+            ended = round => ended,
             () = self.disconnected(lost) => None,
         };
         if confirmed.len() == left.len() {
@@ -202,7 +226,7 @@ impl Broker {
         // Both lists ascend, so one pass over both is enough.
         let mut done = confirmed.into_iter().peekable();
         left.retain(|index| done.next_if_eq(index).is_none());
-        Some(unfit.unwrap_or_else(|| trouble.into_round("the connection was lost")))
+        Some(ended.unwrap_or_else(|| trouble.into_round("the connection was lost")))
     }
 
     /// The same with all letters as one batch. Nothing where this must be done one by one.
@@ -266,6 +290,11 @@ impl Trouble {
     fn into_round(self, otherwise: &str) -> Round {
         Round::Left { missing_stream: self.missing_stream, why: self.why.unwrap_or_else(|| otherwise.to_owned()) }
     }
+}
+
+/// Whether the stream has answered, and said no. (One that is not there, or has no leader, does not answer.)
+fn is_refusal(error: &PublishError) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<async_nats::jetstream::Error>())
 }
 
 /// An error with its cause, which the client's own text leaves out.

@@ -48,7 +48,7 @@ pub const STREAMS: &[&str] = &[CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, ADVISOR
 /// Which revision of the topology this build knows. It stands in the metadata of every stream and durable, and a build that finds a higher one
 /// than its own changes nothing there: while services are upgraded, an instance of the old version that starts again must not take away what
 /// the new one listens to. So whatever changes a subject, a filter or a setting here raises it; a test holds the two together.
-pub const REVISION: u32 = if common::IS_NEXT_VERSION { 2 } else { 1 };
+pub const REVISION: u32 = if common::IS_NEXT_VERSION { 3 } else { 2 };
 
 /// The key of [`REVISION`] in the metadata.
 pub const REVISION_KEY: &str = "checkout-topology";
@@ -185,7 +185,7 @@ pub struct Limits {
     pub max_ack_pending: i64,
     /// How long an event that only a newer build could understand is left to instances of one, before it is a dead letter.
     pub newer_patience: Duration,
-    /// Bytes that [`DEAD_LETTERS`] keeps.
+    /// Bytes that [`DEAD_LETTERS`] keeps. When it is full it takes no further one, and forgets none.
     pub dead_letter_max_bytes: u64,
     /// Age at which a dead letter is forgotten: a month, so that a person finds the time to look.
     pub dead_letter_max_age: Duration,

@@ -113,6 +113,7 @@ BREAKS = [
     ("images", "dev", "a service that stops for its upgrade", lambda t: thing(t, "Deployment", ORDER)["spec"].update(strategy={"type": "Recreate"})),
     ("images", "prod", "an instance too few meanwhile", lambda t: thing(t, "Deployment", ORDER)["spec"]["strategy"]["rollingUpdate"].update(maxUnavailable=1)),
     ("streams", "prod-nack", "a subject too few", lambda t: thing(t, "Stream", "checkout")["spec"]["subjects"].pop() and None),
+    ("streams", "prod-nack", "a stream that forgets its oldest dead letters", lambda t: thing(t, "Stream", "dead-letters")["spec"].update(discard="old")),
     ("streams", "prod-nack", "a durable of another age", lambda t: thing(t, "Consumer", "order")["spec"].update(ackWait="30s")),
     ("streams", "prod", "nobody makes streams", without("Deployment", "topology")),
 ]

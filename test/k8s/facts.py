@@ -133,6 +133,7 @@ def topology():
         channels.append((kinds[kind[1]] if kind else constants[subject], [r.split("::")[1].lower() for r in reacts.split(",") if r.strip()]))
     defaults = {name: eval(re.sub(r"Duration::from_secs\((.*)\)", r"\1", value), {"DAY": 86400})
                 for name, value in re.findall(r"^            (\w+): ([^,]*\d[^,]*|DAY),$", source, re.M)}
+    refuses = re.findall(r"^ +(\w+) => DiscardPolicy::New", text("nats/src/ensure.rs"), re.M)
     advisories = re.findall(r'"(\$JS\.EVENT\.ADVISORY[^"]+)"', source)
     streams = {
         "CHECKOUT": ([subject for subject, _ in channels], defaults["max_bytes"], defaults["max_age"]),
@@ -142,4 +143,5 @@ def topology():
     }
     durables = {name: [subject for subject, reacts in channels if name in reacts] for name in SERVICES}
     durables[AUDITOR] = []
-    return streams, durables, defaults["ack_wait"], defaults["max_ack_pending"]
+    discards = {name: "new" if name in refuses else "old" for name in streams}
+    return streams, discards, durables, defaults["ack_wait"], defaults["max_ack_pending"]

@@ -387,7 +387,7 @@ def streams(platform):
         yield "either NACK makes the streams, or the keeper of the topology: one of them"
     if not given:
         return
-    wanted, durables, ack_wait, max_ack_pending = facts.topology()
+    wanted, discards, durables, ack_wait, max_ack_pending = facts.topology()
     if given.keys() != wanted.keys():
         yield f"streams are {sorted(given)}, and should be {sorted(wanted)}"
     for name in given.keys() & wanted.keys():
@@ -396,7 +396,7 @@ def streams(platform):
         if is_now != should:
             yield f"stream {name}: {is_now}, and should be {should}"
         rest = {key: given[name].get(key) for key in ("retention", "storage", "discard", "maxMsgs", "duplicateWindow", "allowDirect")}
-        if rest != {"retention": "limits", "storage": "file", "discard": "old", "maxMsgs": -1, "duplicateWindow": "100ms", "allowDirect": True}:
+        if rest != {"retention": "limits", "storage": "file", "discard": discards.get(name), "maxMsgs": -1, "duplicateWindow": "100ms", "allowDirect": True}:
             yield f"stream {name}: {rest}"
     consumers = {thing["spec"]["durableName"]: thing["spec"] for thing in platform.of("Consumer")}
     if consumers.keys() != durables.keys():

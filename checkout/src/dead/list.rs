@@ -57,5 +57,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
     }
     args.page.hint(letters.len());
+    if let Some(warning) = graveyard.room().await.map_err(|error| failed(&error))?.warning() {
+        say::err(&format!("checkout: {warning}"));
+    }
     Ok(())
 }

@@ -21,14 +21,14 @@ fn each_topology_has_a_revision_of_its_own() {
                   payment.debited payment.declined payment.refunded stock.failed stock.reserved";
     let advisories =
         "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.CHECKOUT.> $JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.CHECKOUT.>";
-    let of_revision_1 = [
+    let of_revision_2 = [
         format!("CHECKOUT {events} Limits Old true"),
-        "DEAD_LETTERS dead.> Limits Old false".to_owned(),
+        "DEAD_LETTERS dead.> Limits New false".to_owned(),
         format!("DEAD_LETTERS_LOG {dropped_and_redriven} Limits Old false"),
         format!("ADVISORIES {advisories} Limits Old false"),
         "order <- payment.declined stock.reserved payment.refunded Explicit".to_owned(),
         "payment <- checkout.started stock.failed checkout.watermark Explicit".to_owned(),
         "stock <- payment.debited checkout.abandoned checkout.watermark Explicit".to_owned(),
     ];
-    assert_eq!((told, REVISION), (of_revision_1.to_vec(), 1));
+    assert_eq!((told, REVISION), (of_revision_2.to_vec(), 2));
 }
