@@ -6,7 +6,7 @@
 //! A part of the stream may be lost: trimmed, purged, deleted. What began before such a gap is *incomplete*, and of an incomplete
 //! saga only contradictions are told. Ended sagas are forgotten behind the watermark, like their records in the databases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use common::event::{Event, Kind, SagaEvent};
@@ -20,9 +20,12 @@ use crate::saga::parts;
 pub struct Patience {
     /// Age at which an open saga is overdue (ms).
     pub saga_limit_ms: u64,
-    /// How long after a saga's last event its causes, and after the watermark its end, may still come (ms).
+    /// How long after a saga's last event its causes may still come, and after the watermark anything of one that has ended (ms).
     pub grace_ms: u64,
-    /// Sagas that are remembered at most. Beyond, the oldest are forgotten early. One costs some 300 bytes.
+    /// How long after the watermark the end of a saga may still come (ms): who closed it may have died before it said so, and another one say it
+    /// only when it is given the same event again.
+    pub end_ms: u64,
+    /// Sagas that are remembered at most. Beyond, the oldest are forgotten early. One costs some 350 bytes.
     pub max_sagas: usize,
     /// Whether ended sagas are forgotten behind the watermark. Not, where a past of known length is judged.
     pub forgets: bool,
@@ -30,7 +33,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { saga_limit_ms: 60_000, grace_ms: 10_000, max_sagas: 1_000_000, forgets: true }
+        Self { saga_limit_ms: 60_000, grace_ms: 10_000, end_ms: 60_000, max_sagas: 1_000_000, forgets: true }
     }
 }
 
@@ -138,8 +141,10 @@ pub struct Historian {
     newest: Option<Place>,
     /// Sagas that started before this may have lost events.
     complete_from_ms: u64,
-    /// Every saga started before this is closed, and when that was heard.
-    watermark: Option<(u64, u64)>,
+    /// Every saga started before this is closed, and when that was heard: those after which ends may still come, oldest first.
+    watermarks: VecDeque<(u64, u64)>,
+    /// The newest after which they may not.
+    ended_before_ms: u64,
     /// Sagas started before this are forgotten.
     forgotten_before_ms: u64,
     figures: Figures,
@@ -154,7 +159,8 @@ impl Historian {
             remembered: 0,
             newest: None,
             complete_from_ms: 0,
-            watermark: None,
+            watermarks: VecDeque::new(),
+            ended_before_ms: 0,
             forgotten_before_ms: 0,
             figures: Figures::default(),
         }
@@ -207,11 +213,12 @@ impl Historian {
         match event {
             Some(Event::Saga(event)) => self.saga(place, event),
             Some(Event::Watermark(watermark)) => {
-                let known = self.watermark.map_or(0, |(closed_before_ms, _)| closed_before_ms);
+                let known =
+                    self.watermarks.back().map_or(self.ended_before_ms, |(closed_before_ms, _)| *closed_before_ms);
                 // One from the future is not believed by the services either.
                 let believable = watermark.closed_before_ms <= place.at_ms.saturating_add(MAX_CLOCK_AHEAD_MS);
-                if believable && watermark.closed_before_ms > known {
-                    self.watermark = Some((watermark.closed_before_ms, place.at_ms));
+                if believable && watermark.closed_before_ms > known && self.patience.forgets {
+                    self.watermarks.push_back((watermark.closed_before_ms, place.at_ms));
                 }
                 Vec::new()
             }
@@ -311,15 +318,24 @@ impl Historian {
     pub fn settle(&mut self, now_ms: u64) -> Vec<Finding> {
         let now_ms = now_ms.max(self.now_ms());
         let patience = self.patience;
-        let (closed_before_ms, heard_ms) = self.watermark.unwrap_or((0, u64::MAX));
-        let watermark_is_old = now_ms >= heard_ms.saturating_add(patience.grace_ms);
+        while let Some((closed_before_ms, heard_ms)) = self.watermarks.front().copied()
+            && now_ms >= heard_ms.saturating_add(patience.end_ms)
+        {
+            self.ended_before_ms = closed_before_ms;
+            self.watermarks.pop_front();
+        }
+        let ended_before_ms = self.ended_before_ms;
+        let mut with_grace = self.watermarks.iter().rev();
+        let with_grace = with_grace.find(|(_, heard_ms)| now_ms >= heard_ms.saturating_add(patience.grace_ms));
+        let closed_before_ms = with_grace.map_or(ended_before_ms, |(closed_before_ms, _)| *closed_before_ms);
         let mut found = Vec::new();
         let (figures, remembered) = (&mut self.figures, &mut self.remembered);
         self.orders.retain(|key, tracks| {
             tracks.retain_mut(|track| {
                 let has_rested = now_ms >= track.last_ms.saturating_add(patience.grace_ms);
-                let is_behind =
-                    track.started_ms < closed_before_ms && watermark_is_old && has_rested && patience.forgets;
+                let may_end = !track.has_ended() && track.complete;
+                let bound_ms = if may_end { ended_before_ms } else { closed_before_ms };
+                let is_behind = track.started_ms < bound_ms && has_rested;
                 let about = || format!("saga {key}.{}", track.attempt);
                 if has_rested && track.complete && !track.told {
                     let causes = missing_causes(track, &about());
@@ -336,7 +352,7 @@ impl Historian {
                 if !is_behind {
                     return true;
                 }
-                if !track.has_ended() && track.complete {
+                if may_end {
                     let about = format!("saga {key}.{}", track.attempt);
                     found.push(Finding::new(
                         Rule::NeverEnded,
@@ -351,9 +367,7 @@ impl Historian {
             });
             !tracks.is_empty()
         });
-        if watermark_is_old && patience.forgets {
-            self.forgotten_before_ms = self.forgotten_before_ms.max(closed_before_ms);
-        }
+        self.forgotten_before_ms = self.forgotten_before_ms.max(closed_before_ms);
         found.sort();
         found
     }

@@ -11,6 +11,7 @@ use common::trace::TraceParent;
 use proptest::prelude::*;
 
 const GRACE_MS: u64 = 10_000;
+const END_MS: u64 = 3 * GRACE_MS;
 const LIMIT_MS: u64 = 60_000;
 /// When the test's first message is stored; its sagas start later than what could have been lost before it.
 const BEGIN_MS: u64 = 1_000_000;
@@ -58,7 +59,8 @@ struct Told {
 
 impl Told {
     fn begin() -> Self {
-        let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100_000, forgets: true };
+        let patience =
+            Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, end_ms: END_MS, max_sagas: 100_000, forgets: true };
         let mut told = Self { historian: Historian::new(patience), sequence: 0, at_ms: BEGIN_MS, found: Vec::new() };
         told.tell(&Event::Watermark(Watermark { closed_before_ms: 1 }));
         told.at_ms = FIRST_START_MS + 100;
@@ -88,7 +90,7 @@ impl Told {
     /// All is closed, and everybody has had time to say so.
     fn close(&mut self) {
         self.tell(&Event::Watermark(Watermark { closed_before_ms: self.at_ms }));
-        self.at_ms += GRACE_MS + 1;
+        self.at_ms += END_MS + 1;
         let at_ms = self.at_ms;
         self.found.extend(self.historian.settle(at_ms));
     }
@@ -272,6 +274,23 @@ fn what_comes_after_it_was_forgotten_is_counted_as_late() {
 }
 
 #[test]
+fn a_saga_is_forgotten_and_missed_although_the_next_watermark_comes_before_the_grace_of_the_last_is_over() {
+    let mut told = Told::begin();
+    WAYS[0].iter().for_each(|kind| told.tell(&event(*kind, saga(1, 0, 5), 0)));
+    told.tell(&event(CheckoutStarted, saga(2, 0, 5), 0));
+    let mut watermarks = |ms: u64| {
+        for _ in 0..ms / 1_000 {
+            told.tell(&Event::Watermark(Watermark { closed_before_ms: told.at_ms }));
+            told.at_ms += 1_000;
+        }
+        (told.historian.figures().remembered, told.historian.figures().completed, told.found.clone())
+    };
+    assert_eq!(watermarks(2 * GRACE_MS), (1, 1, vec![]), "the end of the other one may still come");
+    let (remembered, _, found) = watermarks(END_MS);
+    assert_eq!((remembered, found.len(), found[0].rule), (0, 1, Rule::NeverEnded));
+}
+
+#[test]
 fn a_watermark_from_the_future_is_not_believed() {
     let mut told = Told::begin();
     told.tell(&event(CheckoutStarted, saga(1, 0, 5), 0));
@@ -283,7 +302,8 @@ fn a_watermark_from_the_future_is_not_believed() {
 
 #[test]
 fn no_more_is_remembered_than_allowed() {
-    let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100, forgets: true };
+    let patience =
+        Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, end_ms: END_MS, max_sagas: 100, forgets: true };
     let mut told = Told::begin();
     told.historian = Historian::new(patience);
     for order in 0..1_000 {
