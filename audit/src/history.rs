@@ -3,6 +3,10 @@
 //! Events may come twice, replayed, or in another order than they happened. So a contradiction is told at once, because nothing that is
 //! still to come can take it away; but a missing cause, or a missing end, is told only when it has had time to come.
 //!
+//! Sums are those that the events themselves tell: what each saga debited, refunded and reserved, of each kind what was heard first, so that an event
+//! which comes twice counts once. What an ended saga kept must be what its order cost, or nothing; a saga is added to the totals once,
+//! when it is forgotten, because until then something of it may come.
+//!
 //! A part of the stream may be lost: trimmed, purged, deleted. What began before such a gap is *incomplete*, and of an incomplete
 //! saga only contradictions are told. Ended sagas are forgotten behind the watermark, like their records in the databases.
 
@@ -13,6 +17,7 @@ use common::event::{Event, Kind, SagaEvent};
 use common::limits::MAX_CLOCK_AHEAD_MS;
 
 use crate::finding::{Finding, Rule};
+use crate::moved::Moved;
 use crate::saga::parts;
 
 /// How patient it is, and how much it remembers.
@@ -73,6 +78,10 @@ pub struct Figures {
     pub refunded_amount: i128,
     /// What the completed ones cost: debited less refunded, or something is wrong.
     pub completed_amount: i128,
+    /// Pieces that they reserved. A reservation is never released.
+    pub reserved_pieces: i128,
+    /// Pieces that the completed ones were for: those that were reserved, or something is wrong.
+    pub completed_pieces: i128,
 }
 
 /// Kinds that exclude each other in one saga, whatever else happened.
@@ -115,10 +124,13 @@ struct Track {
     amount: u64,
     /// User and items, as told first.
     content: Box<str>,
+    moved: Moved,
     complete: bool,
     overdue: bool,
     /// Rules that it was told to break at the end of its patience: once is enough.
     told: bool,
+    /// Likewise of sums that differ.
+    differs: bool,
 }
 
 impl Track {
@@ -207,6 +219,12 @@ impl Historian {
         figures
     }
 
+    /// Totals begin anew: what was forgotten so far was in those of a predecessor.
+    pub fn count_from_here(&mut self) {
+        let Figures { gaps, late, dropped, .. } = self.figures;
+        self.figures = Figures { gaps, late, dropped, ..Figures::default() };
+    }
+
     /// Hears one message of the stream. What cannot be understood has a place too.
     pub fn hear(&mut self, place: Place, event: Option<&Event>) -> Vec<Finding> {
         self.follow(place);
@@ -279,9 +297,11 @@ impl Historian {
                 seen: 0,
                 amount,
                 content: content.clone().into(),
+                moved: Moved::default(),
                 complete,
                 overdue: false,
                 told: false,
+                differs: false,
             });
             tracks.len() - 1
         });
@@ -298,6 +318,7 @@ impl Historian {
         let is_new = !track.has(event.kind);
         track.seen |= bit(event.kind);
         if is_new {
+            track.moved.add(event);
             for (one, other) in EXCLUDING {
                 let met = if *one == event.kind { other } else { one };
                 if (*one == event.kind || *other == event.kind) && track.has(*met) {
@@ -341,6 +362,11 @@ impl Historian {
                     let causes = missing_causes(track, &about());
                     track.told = !causes.is_empty();
                     found.extend(causes);
+                }
+                if has_rested && track.complete && track.has_ended() && !track.differs {
+                    let differences = track.moved.differences(&about());
+                    track.differs = !differences.is_empty();
+                    found.extend(differences);
                 }
                 let age = now_ms.saturating_sub(track.started_ms);
                 if !track.has_ended() && !track.overdue && age > patience.saga_limit_ms {
@@ -396,14 +422,14 @@ fn count(track: &Track, figures: &mut Figures) {
     if !track.complete || !track.has_ended() {
         return;
     }
-    let amount = i128::from(track.amount);
-    let debited = if track.has(Kind::PaymentDebited) { amount } else { 0 };
-    figures.debited_amount += debited;
-    // A refund without a debit is a tombstone: nothing was given back.
-    figures.refunded_amount += if track.has(Kind::PaymentRefunded) { debited } else { 0 };
+    let moved = track.moved;
+    figures.debited_amount += i128::from(moved.debited());
+    figures.refunded_amount += i128::from(moved.refunded());
+    figures.completed_amount += i128::from(moved.cost);
+    figures.reserved_pieces += i128::from(moved.reserved);
+    figures.completed_pieces += i128::from(moved.bought);
     if track.has(Kind::CheckoutCompleted) {
         figures.completed += 1;
-        figures.completed_amount += amount;
     } else {
         figures.failed += 1;
     }
