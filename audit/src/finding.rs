@@ -59,6 +59,8 @@ rules! {
     Contradiction = "contradiction",
     /// An event tells another user, amount or items than the first one of its saga.
     Content = "content",
+    /// What an ended saga kept of credit or took of stock, as its events tell, is not what its order cost or held.
+    Kept = "kept",
     /// An event without the one that leads to it.
     Cause = "cause",
     /// An order was paid by two of its sagas, or had another saga begun after it was paid.

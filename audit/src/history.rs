@@ -3,16 +3,21 @@
 //! Events may come twice, replayed, or in another order than they happened. So a contradiction is told at once, because nothing that is
 //! still to come can take it away; but a missing cause, or a missing end, is told only when it has had time to come.
 //!
+//! Sums are those that the events themselves tell: what each saga debited, refunded and reserved, of each kind what was heard first, so that an event
+//! which comes twice counts once. What an ended saga kept must be what its order cost, or nothing; a saga is added to the totals once,
+//! when it is forgotten, because until then something of it may come.
+//!
 //! A part of the stream may be lost: trimmed, purged, deleted. What began before such a gap is *incomplete*, and of an incomplete
 //! saga only contradictions are told. Ended sagas are forgotten behind the watermark, like their records in the databases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use common::event::{Event, Kind, SagaEvent};
 use common::limits::MAX_CLOCK_AHEAD_MS;
 
 use crate::finding::{Finding, Rule};
+use crate::moved::Moved;
 use crate::saga::parts;
 
 /// How patient it is, and how much it remembers.
@@ -20,9 +25,12 @@ use crate::saga::parts;
 pub struct Patience {
     /// Age at which an open saga is overdue (ms).
     pub saga_limit_ms: u64,
-    /// How long after a saga's last event its causes, and after the watermark its end, may still come (ms).
+    /// How long after a saga's last event its causes may still come, and after the watermark anything of one that has ended (ms).
     pub grace_ms: u64,
-    /// Sagas that are remembered at most. Beyond, the oldest are forgotten early. One costs some 300 bytes.
+    /// How long after the watermark the end of a saga may still come (ms): who closed it may have died before it said so, and another one say it
+    /// only when it is given the same event again.
+    pub end_ms: u64,
+    /// Sagas that are remembered at most. Beyond, the oldest are forgotten early. One costs some 350 bytes.
     pub max_sagas: usize,
     /// Whether ended sagas are forgotten behind the watermark. Not, where a past of known length is judged.
     pub forgets: bool,
@@ -30,7 +38,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { saga_limit_ms: 60_000, grace_ms: 10_000, max_sagas: 1_000_000, forgets: true }
+        Self { saga_limit_ms: 60_000, grace_ms: 10_000, end_ms: 60_000, max_sagas: 1_000_000, forgets: true }
     }
 }
 
@@ -70,6 +78,10 @@ pub struct Figures {
     pub refunded_amount: i128,
     /// What the completed ones cost: debited less refunded, or something is wrong.
     pub completed_amount: i128,
+    /// Pieces that they reserved. A reservation is never released.
+    pub reserved_pieces: i128,
+    /// Pieces that the completed ones were for: those that were reserved, or something is wrong.
+    pub completed_pieces: i128,
 }
 
 /// Kinds that exclude each other in one saga, whatever else happened.
@@ -112,10 +124,13 @@ struct Track {
     amount: u64,
     /// User and items, as told first.
     content: Box<str>,
+    moved: Moved,
     complete: bool,
     overdue: bool,
     /// Rules that it was told to break at the end of its patience: once is enough.
     told: bool,
+    /// Likewise of sums that differ.
+    differs: bool,
 }
 
 impl Track {
@@ -138,8 +153,10 @@ pub struct Historian {
     newest: Option<Place>,
     /// Sagas that started before this may have lost events.
     complete_from_ms: u64,
-    /// Every saga started before this is closed, and when that was heard.
-    watermark: Option<(u64, u64)>,
+    /// Every saga started before this is closed, and when that was heard: those after which ends may still come, oldest first.
+    watermarks: VecDeque<(u64, u64)>,
+    /// The newest after which they may not.
+    ended_before_ms: u64,
     /// Sagas started before this are forgotten.
     forgotten_before_ms: u64,
     figures: Figures,
@@ -154,7 +171,8 @@ impl Historian {
             remembered: 0,
             newest: None,
             complete_from_ms: 0,
-            watermark: None,
+            watermarks: VecDeque::new(),
+            ended_before_ms: 0,
             forgotten_before_ms: 0,
             figures: Figures::default(),
         }
@@ -201,17 +219,24 @@ impl Historian {
         figures
     }
 
+    /// Totals begin anew: what was forgotten so far was in those of a predecessor.
+    pub fn count_from_here(&mut self) {
+        let Figures { gaps, late, dropped, .. } = self.figures;
+        self.figures = Figures { gaps, late, dropped, ..Figures::default() };
+    }
+
     /// Hears one message of the stream. What cannot be understood has a place too.
     pub fn hear(&mut self, place: Place, event: Option<&Event>) -> Vec<Finding> {
         self.follow(place);
         match event {
             Some(Event::Saga(event)) => self.saga(place, event),
             Some(Event::Watermark(watermark)) => {
-                let known = self.watermark.map_or(0, |(closed_before_ms, _)| closed_before_ms);
+                let known =
+                    self.watermarks.back().map_or(self.ended_before_ms, |(closed_before_ms, _)| *closed_before_ms);
                 // One from the future is not believed by the services either.
                 let believable = watermark.closed_before_ms <= place.at_ms.saturating_add(MAX_CLOCK_AHEAD_MS);
-                if believable && watermark.closed_before_ms > known {
-                    self.watermark = Some((watermark.closed_before_ms, place.at_ms));
+                if believable && watermark.closed_before_ms > known && self.patience.forgets {
+                    self.watermarks.push_back((watermark.closed_before_ms, place.at_ms));
                 }
                 Vec::new()
             }
@@ -272,9 +297,11 @@ impl Historian {
                 seen: 0,
                 amount,
                 content: content.clone().into(),
+                moved: Moved::default(),
                 complete,
                 overdue: false,
                 told: false,
+                differs: false,
             });
             tracks.len() - 1
         });
@@ -291,6 +318,7 @@ impl Historian {
         let is_new = !track.has(event.kind);
         track.seen |= bit(event.kind);
         if is_new {
+            track.moved.add(event);
             for (one, other) in EXCLUDING {
                 let met = if *one == event.kind { other } else { one };
                 if (*one == event.kind || *other == event.kind) && track.has(*met) {
@@ -311,20 +339,34 @@ impl Historian {
     pub fn settle(&mut self, now_ms: u64) -> Vec<Finding> {
         let now_ms = now_ms.max(self.now_ms());
         let patience = self.patience;
-        let (closed_before_ms, heard_ms) = self.watermark.unwrap_or((0, u64::MAX));
-        let watermark_is_old = now_ms >= heard_ms.saturating_add(patience.grace_ms);
+        while let Some((closed_before_ms, heard_ms)) = self.watermarks.front().copied()
+            && now_ms >= heard_ms.saturating_add(patience.end_ms)
+        {
+            self.ended_before_ms = closed_before_ms;
+            self.watermarks.pop_front();
+        }
+        let ended_before_ms = self.ended_before_ms;
+        let mut with_grace = self.watermarks.iter().rev();
+        let with_grace = with_grace.find(|(_, heard_ms)| now_ms >= heard_ms.saturating_add(patience.grace_ms));
+        let closed_before_ms = with_grace.map_or(ended_before_ms, |(closed_before_ms, _)| *closed_before_ms);
         let mut found = Vec::new();
         let (figures, remembered) = (&mut self.figures, &mut self.remembered);
         self.orders.retain(|key, tracks| {
             tracks.retain_mut(|track| {
                 let has_rested = now_ms >= track.last_ms.saturating_add(patience.grace_ms);
-                let is_behind =
-                    track.started_ms < closed_before_ms && watermark_is_old && has_rested && patience.forgets;
+                let may_end = !track.has_ended() && track.complete;
+                let bound_ms = if may_end { ended_before_ms } else { closed_before_ms };
+                let is_behind = track.started_ms < bound_ms && has_rested;
                 let about = || format!("saga {key}.{}", track.attempt);
                 if has_rested && track.complete && !track.told {
                     let causes = missing_causes(track, &about());
                     track.told = !causes.is_empty();
                     found.extend(causes);
+                }
+                if has_rested && track.complete && track.has_ended() && !track.differs {
+                    let differences = track.moved.differences(&about());
+                    track.differs = !differences.is_empty();
+                    found.extend(differences);
                 }
                 let age = now_ms.saturating_sub(track.started_ms);
                 if !track.has_ended() && !track.overdue && age > patience.saga_limit_ms {
@@ -336,7 +378,7 @@ impl Historian {
                 if !is_behind {
                     return true;
                 }
-                if !track.has_ended() && track.complete {
+                if may_end {
                     let about = format!("saga {key}.{}", track.attempt);
                     found.push(Finding::new(
                         Rule::NeverEnded,
@@ -351,9 +393,7 @@ impl Historian {
             });
             !tracks.is_empty()
         });
-        if watermark_is_old && patience.forgets {
-            self.forgotten_before_ms = self.forgotten_before_ms.max(closed_before_ms);
-        }
+        self.forgotten_before_ms = self.forgotten_before_ms.max(closed_before_ms);
         found.sort();
         found
     }
@@ -382,14 +422,14 @@ fn count(track: &Track, figures: &mut Figures) {
     if !track.complete || !track.has_ended() {
         return;
     }
-    let amount = i128::from(track.amount);
-    let debited = if track.has(Kind::PaymentDebited) { amount } else { 0 };
-    figures.debited_amount += debited;
-    // A refund without a debit is a tombstone: nothing was given back.
-    figures.refunded_amount += if track.has(Kind::PaymentRefunded) { debited } else { 0 };
+    let moved = track.moved;
+    figures.debited_amount += i128::from(moved.debited());
+    figures.refunded_amount += i128::from(moved.refunded());
+    figures.completed_amount += i128::from(moved.cost);
+    figures.reserved_pieces += i128::from(moved.reserved);
+    figures.completed_pieces += i128::from(moved.bought);
     if track.has(Kind::CheckoutCompleted) {
         figures.completed += 1;
-        figures.completed_amount += amount;
     } else {
         figures.failed += 1;
     }

@@ -10,6 +10,7 @@
 pub mod books;
 pub mod finding;
 pub mod history;
+mod moved;
 pub mod saga;
 pub mod sums;
 

@@ -11,6 +11,7 @@ use common::trace::TraceParent;
 use proptest::prelude::*;
 
 const GRACE_MS: u64 = 10_000;
+const END_MS: u64 = 3 * GRACE_MS;
 const LIMIT_MS: u64 = 60_000;
 /// When the test's first message is stored; its sagas start later than what could have been lost before it.
 const BEGIN_MS: u64 = 1_000_000;
@@ -58,7 +59,8 @@ struct Told {
 
 impl Told {
     fn begin() -> Self {
-        let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100_000, forgets: true };
+        let patience =
+            Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, end_ms: END_MS, max_sagas: 100_000, forgets: true };
         let mut told = Self { historian: Historian::new(patience), sequence: 0, at_ms: BEGIN_MS, found: Vec::new() };
         told.tell(&Event::Watermark(Watermark { closed_before_ms: 1 }));
         told.at_ms = FIRST_START_MS + 100;
@@ -88,7 +90,7 @@ impl Told {
     /// All is closed, and everybody has had time to say so.
     fn close(&mut self) {
         self.tell(&Event::Watermark(Watermark { closed_before_ms: self.at_ms }));
-        self.at_ms += GRACE_MS + 1;
+        self.at_ms += END_MS + 1;
         let at_ms = self.at_ms;
         self.found.extend(self.historian.settle(at_ms));
     }
@@ -272,6 +274,23 @@ fn what_comes_after_it_was_forgotten_is_counted_as_late() {
 }
 
 #[test]
+fn a_saga_is_forgotten_and_missed_although_the_next_watermark_comes_before_the_grace_of_the_last_is_over() {
+    let mut told = Told::begin();
+    WAYS[0].iter().for_each(|kind| told.tell(&event(*kind, saga(1, 0, 5), 0)));
+    told.tell(&event(CheckoutStarted, saga(2, 0, 5), 0));
+    let mut watermarks = |ms: u64| {
+        for _ in 0..ms / 1_000 {
+            told.tell(&Event::Watermark(Watermark { closed_before_ms: told.at_ms }));
+            told.at_ms += 1_000;
+        }
+        (told.historian.figures().remembered, told.historian.figures().completed, told.found.clone())
+    };
+    assert_eq!(watermarks(2 * GRACE_MS), (1, 1, vec![]), "the end of the other one may still come");
+    let (remembered, _, found) = watermarks(END_MS);
+    assert_eq!((remembered, found.len(), found[0].rule), (0, 1, Rule::NeverEnded));
+}
+
+#[test]
 fn a_watermark_from_the_future_is_not_believed() {
     let mut told = Told::begin();
     told.tell(&event(CheckoutStarted, saga(1, 0, 5), 0));
@@ -283,7 +302,8 @@ fn a_watermark_from_the_future_is_not_believed() {
 
 #[test]
 fn no_more_is_remembered_than_allowed() {
-    let patience = Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, max_sagas: 100, forgets: true };
+    let patience =
+        Patience { saga_limit_ms: LIMIT_MS, grace_ms: GRACE_MS, end_ms: END_MS, max_sagas: 100, forgets: true };
     let mut told = Told::begin();
     told.historian = Historian::new(patience);
     for order in 0..1_000 {
@@ -293,4 +313,133 @@ fn no_more_is_remembered_than_allowed() {
     let figures = told.historian.figures();
     assert_eq!(figures.dropped + figures.remembered as u64, 1_000);
     assert_eq!(told.rules(), [], "to forget is no finding");
+}
+
+/// A saga of `quantity` pieces for `amount`.
+fn purchase(order: usize, amount: u64, quantity: u64) -> Saga {
+    let items = Items::sum(parse_entries(&format!("1:{quantity}")).unwrap()).unwrap();
+    Saga { items, ..saga(order, 0, amount) }
+}
+
+/// Debited, refunded, completed; reserved pieces and completed ones.
+fn sums(told: &Told) -> [i128; 5] {
+    let it = told.historian.figures();
+    [it.debited_amount, it.refunded_amount, it.completed_amount, it.reserved_pieces, it.completed_pieces]
+}
+
+#[test]
+fn sums_are_those_of_the_events_and_count_each_saga_once_however_often_it_is_told() {
+    let mut told = Told::begin();
+    for times in 0..3 {
+        for kind in WAYS[0] {
+            told.tell(&event(*kind, purchase(1, 50, 3), times));
+            told.repeat(told.sequence, told.at_ms, &event(*kind, purchase(1, 50, 3), times));
+        }
+        WAYS[2].iter().for_each(|kind| told.tell(&event(*kind, purchase(2, 700, 20), times)));
+        WAYS[1].iter().for_each(|kind| told.tell(&event(*kind, purchase(3, 9_000, 400), times)));
+        // A tombstone gives nothing back.
+        WAYS[5].iter().for_each(|kind| told.tell(&event(*kind, purchase(4, 10_000, 1), times)));
+    }
+    told.rest();
+    assert_eq!(sums(&told), [0; 5], "something of them may still come");
+    told.close();
+    told.close();
+    assert_eq!(sums(&told), [750, 700, 50, 3, 3]);
+    // What comes of them when they are forgotten counts no more.
+    WAYS[0].iter().for_each(|kind| told.tell(&event(*kind, purchase(1, 50, 3), 3)));
+    told.close();
+    assert_eq!(sums(&told), [750, 700, 50, 3, 3]);
+    assert_eq!(told.rules(), []);
+}
+
+#[test]
+fn an_ended_saga_that_kept_another_sum_is_told_once_and_counted_as_it_told_itself() {
+    let right = purchase(1, 50, 3);
+    let wrong = purchase(1, 49, 3);
+    let fewer = purchase(1, 50, 2);
+    let on = |kind, saga: &Saga| event(kind, saga.clone(), 0);
+    let ways = [
+        // A refund of less.
+        (
+            vec![
+                on(CheckoutStarted, &right),
+                on(PaymentDebited, &right),
+                on(StockFailed, &right),
+                on(PaymentRefunded, &wrong),
+                on(CheckoutFailed, &right),
+            ],
+            [Rule::Content, Rule::Kept],
+            [50, 49, 0, 0, 0],
+        ),
+        // No refund.
+        (
+            vec![
+                on(CheckoutStarted, &right),
+                on(PaymentDebited, &right),
+                on(StockFailed, &right),
+                on(CheckoutFailed, &right),
+            ],
+            [Rule::Kept, Rule::Cause],
+            [50, 0, 0, 0, 0],
+        ),
+        // A debit of less.
+        (
+            vec![
+                on(CheckoutStarted, &right),
+                on(PaymentDebited, &wrong),
+                on(StockReserved, &right),
+                on(CheckoutCompleted, &right),
+            ],
+            [Rule::Content, Rule::Kept],
+            [49, 0, 50, 3, 3],
+        ),
+        // A reservation of less.
+        (
+            vec![
+                on(CheckoutStarted, &right),
+                on(PaymentDebited, &right),
+                on(StockReserved, &fewer),
+                on(CheckoutCompleted, &right),
+            ],
+            [Rule::Content, Rule::Kept],
+            [50, 0, 50, 2, 3],
+        ),
+    ];
+    for (events, rules, expected) in ways {
+        let mut told = Told::begin();
+        events.iter().for_each(|event| told.tell(event));
+        assert!(!told.found.iter().any(|it| it.rule == Rule::Kept), "what is missing may still come");
+        told.rest();
+        told.rest();
+        told.close();
+        assert_eq!(sums(&told), expected);
+        let times = told.found.iter().filter(|it| it.rule == Rule::Kept).count();
+        assert_eq!(times, 1, "{:#?}", told.found);
+        assert_eq!(told.rules(), rules);
+    }
+}
+
+#[test]
+fn what_was_not_heard_from_its_beginning_is_in_no_sum_and_accused_of_none() {
+    let mut told = Told::begin();
+    told.tell(&event(PaymentDebited, purchase(1, 50, 3), 0));
+    told.sequence += 7;
+    told.tell(&event(CheckoutFailed, purchase(1, 50, 3), 0));
+    told.rest();
+    told.close();
+    assert_eq!((sums(&told), told.rules()), ([0; 5], vec![]));
+}
+
+#[test]
+fn what_a_predecessor_has_counted_is_not_counted_again() {
+    let mut told = Told::begin();
+    WAYS[0].iter().for_each(|kind| told.tell(&event(*kind, purchase(1, 50, 3), 0)));
+    told.close();
+    let later = Saga { started_at_ms: told.at_ms, ..purchase(2, 700, 20) };
+    WAYS[0].iter().for_each(|kind| told.tell(&event(*kind, later.clone(), 0)));
+    told.historian.count_from_here();
+    told.close();
+    assert_eq!(sums(&told), [700, 0, 700, 20, 20]);
+    assert_eq!(told.historian.figures().completed, 1);
+    assert_eq!(told.rules(), []);
 }

@@ -34,9 +34,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the head of a request may take.
 const HEAD_LIMIT: Duration = Duration::from_secs(20);
 
-/// Follow the events of all checkouts and tell what can never be: two ends of a saga, an event without its cause, an order paid twice.
+/// Follow the events of all checkouts and tell what can never be: two ends of a saga, an event without its cause, an order paid twice, a
+/// refund of another amount.
 ///
-/// Each finding is one line of the log and counted in /metrics by its rule; it serves /health/live and /health/ready too. How far it has
+/// Each finding is one line of the log and counted in /metrics by its rule, beside the sums of what ended sagas debited, refunded and reserved; it serves /health/live and /health/ready too. How far it has
 /// heard and told stands at NATS, in the durable `auditor`: one that is started again goes on there, after it has read once more what
 /// came just before. Of sagas that it did not hear from their beginning it tells only contradictions. There should be one of it: two
 /// share the events between them.
@@ -139,6 +140,14 @@ impl Auditor {
         self.unsettled = 0;
         self.historian.settle(now_ms)
     }
+
+    /// After the last message from before: what had time enough by then, its predecessor has told and counted.
+    fn end_recall(&mut self) {
+        if let Some(at_ms) = self.recalled_ms.take() {
+            self.settle(at_ms);
+            self.historian.count_from_here();
+        }
+    }
 }
 
 impl Listen for Auditor {
@@ -150,9 +159,7 @@ impl Listen for Auditor {
     }
 
     fn hear(&mut self, past: Past) {
-        if let Some(at_ms) = self.recalled_ms.take() {
-            self.settle(at_ms);
-        }
+        self.end_recall();
         counter!("auditor_events_total").increment(1);
         self.take(&past).iter().for_each(tell);
         if let (Some(traces), Ok(Event::Saga(event))) = (&self.traces, &past.event) {
@@ -161,9 +168,7 @@ impl Listen for Auditor {
     }
 
     fn caught_up(&mut self) {
-        if let Some(at_ms) = self.recalled_ms.take() {
-            self.settle(at_ms);
-        }
+        self.end_recall();
         // Everything that was there was heard, so time has passed for what was not.
         self.settle(wall_clock_ms()).iter().for_each(tell);
         show(&self.historian.figures());
@@ -196,4 +201,15 @@ fn show(figures: &Figures) {
     for (end, count) in [("completed", figures.completed), ("failed", figures.failed)] {
         counter!("auditor_ended_total", "end" => end).absolute(count);
     }
+    // Debited less refunded is what the completed ones cost, and reserved is what they were for, or each saga that differs is a finding.
+    counter!("auditor_debited_credits_total").absolute(sum(figures.debited_amount));
+    counter!("auditor_refunded_credits_total").absolute(sum(figures.refunded_amount));
+    counter!("auditor_completed_credits_total").absolute(sum(figures.completed_amount));
+    counter!("auditor_reserved_pieces_total").absolute(sum(figures.reserved_pieces));
+    counter!("auditor_completed_pieces_total").absolute(sum(figures.completed_pieces));
+}
+
+/// As a metric. (It would take two thousand of the largest amounts to be more.)
+fn sum(figure: i128) -> u64 {
+    u64::try_from(figure).unwrap_or(u64::MAX)
 }

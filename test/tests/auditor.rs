@@ -40,17 +40,17 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     eventually("it counts ends", async || metric(&platform, "auditor_sagas{state=\"remembered\"}").await >= Some(200))
         .await;
 
-    // A forged event, after which the stream tells two ends of one saga.
-    let forge = async |at: usize| {
+    // A forged event, after which the stream tells two ends of one saga: of the newest, because older ones may be forgotten by now.
+    let forge = async || {
         let events = nats.events().await;
-        let completed = events.iter().filter(|event| event.subject == "checkout.completed").nth(at).unwrap();
+        let completed = events.iter().rfind(|event| event.subject == "checkout.completed").unwrap();
         let mut body = completed.json();
         body["reason"] = "abandoned".into();
         nats.publish("checkout.failed", completed.headers_as("checkout.failed"), body.to_string()).await;
         completed.saga().to_owned()
     };
     let contradictions = "auditor_findings_total{rule=\"contradiction\"}";
-    let saga = forge(0).await;
+    let saga = forge().await;
     eventually("it counts the forged event", async || metric(&platform, contradictions).await > Some(0)).await;
     let named = |saga: &str| {
         let log = platform.folder().log("auditor");
@@ -82,9 +82,13 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     assert_eq!(metric(&platform, contradictions).await, Some(named(debited.saga()) as u64));
 
     // What happens while there is none.
+    let order = client.order(&user, &[(&item, 1)]).await;
+    client.checkout(&order).await.expect_status(200);
+    let is_its_end = |event: &Stored| event.subject == "checkout.completed" && event.json()["order_id"] == order;
+    until("its end", async || nats.events().await.into_iter().find(is_its_end)).await;
     let pid = platform.pid("auditor").unwrap();
     platform.signal("auditor", Signal::SIGKILL);
-    let saga = forge(1).await;
+    let saga = forge().await;
     platform.restarted("auditor", pid).await;
     eventually("its successor names the next one", async || named(&saga) > 0).await;
 
@@ -97,4 +101,46 @@ async fn it_is_silent_under_load_names_what_is_forged_and_goes_on_after_its_deat
     load.stop().await;
     has_heard_all(&platform, &nats).await;
     assert_eq!(metric(&platform, "auditor_findings_total").await, found);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_the_sums_of_what_has_ended_and_what_was_not_given_back() {
+    // So that sagas are soon behind the watermark, where they are counted.
+    let forgetful = Options::default().set("order.WATERMARK_MARGIN_MS=1").set("order.WATERMARK_EVERY_MS=200");
+    let platform = Platform::start(forgetful.auditor()).await;
+    let client = platform.client();
+    let (user, item) = (client.user(1_000_000).await, client.item(7, 100_000).await);
+    let scarce = client.item(3, 0).await;
+    let sum = async |name: &str| metric(&platform, &format!("auditor_{name}_total ")).await.unwrap_or(0);
+    // What begins in its first seconds it has not heard from the beginning.
+    eventually("it tells sums", async || {
+        for wanted in [&item, &scarce] {
+            let order = client.order(&user, &[(wanted, 2)]).await;
+            client.checkout(&order).await;
+        }
+        sum("completed_credits").await > 0 && sum("refunded_credits").await > 0
+    })
+    .await;
+    eventually("they agree", async || {
+        let (debited, refunded) = (sum("debited_credits").await, sum("refunded_credits").await);
+        let (completed, reserved) = (sum("completed_credits").await, sum("reserved_pieces").await);
+        debited == refunded + completed && completed == reserved * 7 && reserved == sum("completed_pieces").await
+    })
+    .await;
+    assert_eq!(metric(&platform, "auditor_findings_total").await, Some(0));
+
+    // A debit of a saga that was declined, and that nobody gave back.
+    let (poor, nats) = (client.user(0).await, Nats::of(&platform).await);
+    let order = client.order(&poor, &[(&scarce, 2)]).await;
+    client.checkout(&order).await.expect_problem(400, "insufficient-credit", &poor);
+    let is_declined = |event: &Stored| event.subject == "payment.declined" && event.json()["order_id"] == order;
+    let declined = until("its end", async || nats.events().await.into_iter().find(is_declined)).await;
+    let mut body = declined.json();
+    body.as_object_mut().unwrap().remove("reason");
+    nats.publish("payment.debited", declined.headers_as("payment.debited"), body.to_string()).await;
+    let kept = "auditor_findings_total{rule=\"kept\"}";
+    eventually("it tells the difference", async || metric(&platform, kept).await == Some(1)).await;
+    let log = platform.folder().log("auditor");
+    let expected = format!("FINDING kept: saga {}: expected 0 kept of the user's credit", declined.saga());
+    assert!(log.contains(&format!("{expected}, found 6 debited and 0 refunded")), "{log}");
 }
