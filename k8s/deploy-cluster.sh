@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the platform in the cluster of the current context: KEDA and an ingress controller from charts of a pinned version, the rest from
-# k8s/overlays/prod (or the overlay that is named). Passwords are drawn once. Run it again to bring a changed platform up.
+# k8s/overlays/prod (or the overlay that is named). Each password is drawn once. Run it again to bring a changed platform up.
 #
 #   k8s/deploy-cluster.sh [OVERLAY]
 #
@@ -26,17 +26,17 @@ if [ "${INGRESS:-yes}" != no ]; then
 fi
 
 kubectl apply -f k8s/base/namespace.yaml
-if ! kubectl --namespace checkout get secret passwords >/dev/null 2>&1; then
-  drawn=$(mktemp -d)
-  trap 'rm -rf "$drawn"' EXIT
-  for key in nats-admin nats-order nats-payment nats-stock nats-auditor nats-observer nats-cluster \
-    redis-admin redis-order redis-payment redis-stock redis-replica redis-sentinel sentinel; do
-    # A letter first: a password must not look like a number.
-    printf 'p%s' "$(openssl rand -hex 24)" >"$drawn/$key"
-  done
-  printf admin >"$drawn/nats-admin-name"
-  kubectl --namespace checkout create secret generic passwords --from-file="$drawn"
-fi
+# Those that are missing, one or all: a platform of an older version lacks what came later.
+there=$(kubectl --namespace checkout get secret passwords --ignore-not-found --output go-template='{{range $key, $value := .data}}{{$key}} {{end}}')
+[ -n "$there" ] || kubectl --namespace checkout create secret generic passwords --from-literal=nats-admin-name=admin
+drawn=
+for key in nats-admin nats-order nats-payment nats-stock nats-auditor nats-observer nats-cluster \
+  redis-admin redis-order redis-payment redis-stock redis-replica redis-sentinel sentinel sentinel-service; do
+  # A letter first: a password must not look like a number.
+  [[ " $there" == *" $key "* ]] || drawn+="  $key: p$(openssl rand -hex 24)"$'\n'
+done
+# As a file, because what a program is called with is seen by others.
+[ -z "$drawn" ] || kubectl --namespace checkout patch secret passwords --type merge --patch-file <(printf 'stringData:\n%s' "$drawn")
 
 kubectl apply -k "$overlay"
 for service in order payment stock; do

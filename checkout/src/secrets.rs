@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use common::secret::{Login, Secret, with_sentinel_password};
+use common::secret::{Login, Secret, with_sentinel_login};
 use uuid::Uuid;
 
 use crate::failure::Failure;
@@ -72,7 +72,7 @@ impl Secrets {
         Ok(Login { user: ADMIN.to_owned(), password: self.password("nats-admin")? })
     }
 
-    /// How one logs in at the sentinels, which know one user only.
+    /// How this command itself logs in at the sentinels, whose administrator is the default user: as they do at each other.
     ///
     /// # Errors
     /// As [`Secrets::password`].
@@ -89,7 +89,7 @@ impl Secrets {
         if !url.starts_with("redis+sentinel://") {
             return Ok(whole);
         }
-        Ok(with_sentinel_password(&whole, &self.sentinel()?.password))
+        Ok(with_sentinel_login(&whole, &self.sentinel()?))
     }
 }
 

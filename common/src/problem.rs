@@ -143,6 +143,8 @@ pub struct Problem {
     pub detail: String,
     /// Where the outcome will be found (`Location`), for what is not known yet.
     pub location: Option<String>,
+    /// What exactly went wrong (`instance`), where that has a place of its own: the saga that was undone.
+    pub instance: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -151,12 +153,14 @@ struct Details<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<&'a str>,
 }
 
 impl Problem {
     /// A problem with its detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), location: None }
+        Self { code, detail: detail.into(), location: None, instance: None }
     }
 
     /// A parameter that is not of the form it should have. The value is cut short: it comes from outside.
@@ -168,7 +172,7 @@ impl Problem {
 
     /// Not known yet; the outcome will be found at `location`, where there is such a place.
     pub fn not_known_yet(detail: impl Into<String>, location: Option<String>) -> Self {
-        Self { code: Code::NotKnownYet, detail: detail.into(), location }
+        Self { location, ..Self::new(Code::NotKnownYet, detail) }
     }
 }
 
@@ -181,6 +185,7 @@ impl IntoResponse for Problem {
             title,
             status: status.as_u16(),
             detail: &self.detail,
+            instance: self.instance.as_deref(),
         };
         // Serializing strings and numbers to memory cannot fail.
         let body = serde_json::to_vec(&details).unwrap_or_default();

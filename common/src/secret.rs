@@ -65,11 +65,12 @@ impl Login {
     }
 }
 
-/// A sentinel URL with the password that its sentinels ask for.
-pub fn with_sentinel_password(url: &str, password: &Secret) -> Secret {
+/// A sentinel URL with the login at its sentinels.
+pub fn with_sentinel_login(url: &str, login: &Login) -> Secret {
     let separator = if url.contains('?') { '&' } else { '?' };
-    let encoded = utf8_percent_encode(password, NON_ALPHANUMERIC);
-    Secret(format!("{url}{separator}sentinel_password={encoded}"))
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let (user, password) = (encoded(&login.user), encoded(&login.password));
+    Secret(format!("{url}{separator}sentinel_user={user}&sentinel_password={password}"))
 }
 
 #[cfg(test)]
@@ -86,9 +87,10 @@ mod tests {
         assert_eq!(&*login.in_urls("redis://a:b@one"), "redis://a:b@one", "what the URL says itself holds");
         let sentinels = login.in_url("redis+sentinel://one:1,two:2/name");
         assert_eq!(&*sentinels, "redis+sentinel://order:p%40s%2Fs%2C%3A1@one:1,two:2/name");
+        let at_sentinels = Login { user: "service".into(), password: Secret::new("w/") };
         assert_eq!(
-            &*with_sentinel_password(&sentinels, &Secret::new("w")),
-            format!("{}?sentinel_password=w", &*sentinels)
+            &*with_sentinel_login(&sentinels, &at_sentinels),
+            format!("{}?sentinel_user=service&sentinel_password=w%2F", &*sentinels)
         );
         assert!(!format!("{login:?}{sentinels:?}").contains("p@s"));
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::secret::{Secret, with_sentinel_password};
+use crate::secret::{Secret, with_sentinel_login};
 use crate::settings::{
-    WrongSetting, read, read_lifetime, read_login, read_ms, read_optional, read_secret, read_within,
+    WrongSetting, read, read_lifetime, read_login, read_ms, read_optional, read_sentinel_login, read_within,
 };
 
 /// How long a service waits at its start for its database and for NATS before it gives up and lets its supervisor try
@@ -133,8 +133,8 @@ fn read_redis_url() -> Result<Secret, WrongSetting> {
         Some(login) => login.in_urls(&url),
         None => Secret::new(&url),
     };
-    if let Some(password) = read_secret("SENTINEL_PASSWORD", "SENTINEL_PASSWORD_FILE")? {
-        whole = with_sentinel_password(&whole, &password);
+    if let Some(login) = read_sentinel_login()? {
+        whole = with_sentinel_login(&whole, &login);
     }
     crate::redis::check_url(&whole).map_err(|why| WrongSetting::new("REDIS_URL", url, why))?;
     Ok(whole)

@@ -84,9 +84,14 @@ pub const COMMON: &[Setting] = &[
         help: "its password there; REDIS_PASSWORD_FILE names a file with it",
     },
     Setting {
+        name: "SENTINEL_USER",
+        default: "",
+        help: "who the service is to the sentinels; their default user where only a password is given",
+    },
+    Setting {
         name: "SENTINEL_PASSWORD",
         default: "",
-        help: "what the sentinels ask for; SENTINEL_PASSWORD_FILE names a file with it",
+        help: "its password there; SENTINEL_PASSWORD_FILE names a file with it",
     },
     Setting { name: "NATS_URL", default: "nats://127.0.0.1:4222", help: "NATS servers, separated by commas" },
     Setting { name: "NATS_USER", default: "", help: "who the service is to NATS" },
@@ -190,6 +195,20 @@ pub fn read_login(
         (None, None) => Ok(None),
         (Some(user), None) => Err(WrongSetting::new(user_name, user, format!("expected a password in {name} too"))),
         (None, Some(_)) => Err(WrongSetting::new(user_name, "", format!("expected a user, because {name} is set"))),
+    }
+}
+
+/// Reads who one is to the sentinels: nobody, where there is no password. (A password alone is what sentinels ask for that know one user only.)
+///
+/// # Errors
+/// A user without a password, or a file that cannot be read.
+pub fn read_sentinel_login() -> Result<Option<Login>, WrongSetting> {
+    match (read_optional("SENTINEL_USER"), read_secret("SENTINEL_PASSWORD", "SENTINEL_PASSWORD_FILE")?) {
+        (None, None) => Ok(None),
+        (Some(user), None) => {
+            Err(WrongSetting::new("SENTINEL_USER", user, "expected a password in SENTINEL_PASSWORD too"))
+        }
+        (user, Some(password)) => Ok(Some(Login { user: user.unwrap_or_else(|| "default".to_owned()), password })),
     }
 }
 

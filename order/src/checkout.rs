@@ -80,8 +80,8 @@ impl Checkouts {
                 saga_id
             }
             (Begun::Joined(saga), _) => saga,
-            (Begun::Paid, _) => return answer(order, State::Completed),
-            (Begun::Ended(state), _) => return answer(order, state),
+            (Begun::Paid, _) => return answer(order, None, State::Completed),
+            (Begun::Ended(state), _) => return answer(order, effect::recorded_saga(&reply).as_ref(), state),
             (Begun::Overloaded, _) => return Err(overloaded(order)),
             (Begun::NoOrder, _) => return Err(no_such_order(order)),
             (Begun::Running(_), Some(operation)) => return Err(key_in_use(&operation)),
@@ -89,10 +89,10 @@ impl Checkouts {
             (Begun::Running(_) | Begun::KeyMismatch, None) => return Err(reply.unexpected().into()),
         };
         match self.wait(waiter, &saga, deadline).await {
-            Some(state) => answer(order, state),
+            Some(state) => answer(order, Some(&saga), state),
             None => Err(Problem::not_known_yet(
                 format!("the checkout of order {order} goes on as saga {saga}"),
-                Some(format!("/orders/saga/{saga}")),
+                Some(place_of(&saga)),
             )),
         }
     }
@@ -141,8 +141,14 @@ fn overloaded(order: &OrderId) -> Problem {
     Problem::new(Code::Overloaded, format!("order {order} was not checked out; try again later"))
 }
 
-/// The client's answer to a saga that has ended.
-fn answer(order: &OrderId, state: State) -> Result<Response, Problem> {
+/// Where a client sees what became of a saga.
+fn place_of(saga: &SagaId) -> String {
+    format!("/orders/saga/{saga}")
+}
+
+/// The client's answer to a saga that has ended. A refusal names the saga that was undone, so that whoever was told of one that goes on
+/// can see whether it is the same.
+fn answer(order: &OrderId, saga: Option<&SagaId>, state: State) -> Result<Response, Problem> {
     let (code, detail) = match state {
         State::Completed => {
             metrics::counter!("checkouts_answered_total", "outcome" => "completed").increment(1);
@@ -170,5 +176,5 @@ fn answer(order: &OrderId, state: State) -> Result<Response, Problem> {
         }
         State::Started => (Code::Internal, format!("order {order}: an open saga cannot be answered")),
     };
-    Err(Problem::new(code, detail))
+    Err(Problem { instance: saga.map(place_of), ..Problem::new(code, detail) })
 }

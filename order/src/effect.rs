@@ -108,6 +108,11 @@ pub fn read_begun(order: &OrderId, reply: &Reply) -> Result<Begun, UnexpectedRep
     })
 }
 
+/// The saga of a recorded end, as [`begin`] answers a client's key. A key that found its order paid was bound to none.
+pub fn recorded_saga(reply: &Reply) -> Option<SagaId> {
+    reply.parse(2).ok()
+}
+
 fn read_items(reply: &Reply, index: usize) -> Result<Items, UnexpectedReply> {
     parse_entries(reply.text(index)).and_then(Items::sum).map_err(|_| reply.unexpected())
 }

@@ -70,6 +70,8 @@ say "project $project, $url"
 tests() { cargo test --quiet --workspace --test "$@"; }
 cargo build --quiet --workspace --bins
 cargo test --quiet --workspace --no-run --test contract --test concurrency --test containers
+say "what nginx tells of instances that die"
+"$here/nginx.py" nginx:1.27-bookworm
 began=$SECONDS build=
 if [ -z "${IMAGES:-}" ]; then
   build=--build

@@ -31,6 +31,12 @@ def words(things, name, probe, old, new):
     command[2] = command[2].replace(old, new)
 
 
+def administrator(things):
+    variable(things, ORDER, "SENTINEL_PASSWORD_FILE", "/run/secrets/sentinel")
+    items = pod(things, ORDER)["volumes"][0]["secret"]["items"]
+    items[:] = [i for i in items if i["key"] != "sentinel-service"] + [{"key": "sentinel", "path": "sentinel"}]
+
+
 def policy(things, name):
     return thing(things, "NetworkPolicy", name)["spec"]
 
@@ -74,6 +80,7 @@ BREAKS = [
     ("files", "dev", "a password that is not mounted", lambda t: variable(t, ORDER, "NATS_PASSWORD_FILE", "/run/secrets/nats-stock")),
     ("files", "dev", "all passwords", lambda t: pod(t, ORDER)["volumes"][0]["secret"].pop("items") and None),
     ("files", "prod", "sentinels' password that the audit cannot read", lambda t: pod(t, "audit", "CronJob")["volumes"][0]["secret"]["items"].pop() and None),
+    ("files", "prod", "a service that is the sentinels' administrator", administrator),
     ("files", "dev", "a key that is not there", lambda t: thing(t, "Secret", "passwords")["data"].pop("nats-order") and None),
     ("names", "dev", "a name of nobody", lambda t: variable(t, ORDER, "REDIS_URL", "redis://redis-orders:6379")),
     ("names", "prod", "a fourth sentinel", lambda t: variable(t, "redis-order", "SENTINELS", "sentinel-0 sentinel-3", "StatefulSet")),

@@ -5,6 +5,7 @@ import sys
 
 import breaks
 import charts
+import deploy
 import flows
 import rules
 from model import Platform, render
@@ -39,6 +40,9 @@ def main():
     for wrong in charts.findings(charts.values()):
         found += 1
         print(f"k8s/helm: {wrong}")
+    for wrong in deploy.findings():
+        found += 1
+        print(f"k8s/deploy-cluster.sh: {wrong}")
     if found:
         sys.exit(f"test-k8s: {found} findings")
     proven = set()

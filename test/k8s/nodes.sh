@@ -40,7 +40,12 @@ node() {
   start redis.sh "10.99.1.1$1" "redis-$1" SERVICE=order OWN="redis-order-$1" NODES="redis-order-0 redis-order-1 redis-order-2" SENTINELS="sentinel-0 sentinel-1 sentinel-2"
   nodes[$1]=$started
 }
-sentinel() { start sentinel.sh "10.99.1.2$1" "sentinel-$1" OWN="sentinel-$1" GROUPS_WATCHED=redis-order=redis-order-0; }
+sentinel() {
+  start sentinel.sh "10.99.1.2$1" "sentinel-$1" OWN="sentinel-$1" GROUPS_WATCHED=redis-order=redis-order-0
+  sentinels[$1]=$started
+}
+# What a sentinel says to a service.
+told() { REDISCLI_AUTH=$(cat "$secrets/sentinel-service") redis-cli -h "10.99.1.2$1" -p 26379 --user service --raw "${@:2}" 2>/dev/null | paste -sd ' '; }
 admin() { REDISCLI_AUTH=$(cat "$secrets/redis-admin") redis-cli -h "10.99.1.1$1" --user admin "${@:2}" 2>/dev/null; }
 primary() { REDISCLI_AUTH=$(cat "$secrets/sentinel") redis-cli -h "10.99.1.2$1" -p 26379 --raw sentinel get-master-addr-by-name redis-order 2>/dev/null | sed -n '1s/10.99.1.1//p'; }
 known() { REDISCLI_AUTH=$(cat "$secrets/sentinel") redis-cli -h "10.99.1.2$1" -p 26379 --raw sentinel master redis-order 2>/dev/null | paste -sd ' '; }
@@ -63,7 +68,10 @@ until_true() {
   done
 }
 
-nodes=()
+knows_services() { [ "$(told "$1" sentinel get-master-addr-by-name redis-order)" = "10.99.1.10 6379" ]; }
+refuses() { [[ "$(told "$1" sentinel set redis-order quorum 1)" == NOPERM* ]]; }
+
+nodes=() sentinels=()
 for number in 0 1 2; do node $number; sentinel $number; done
 until_true "three nodes that are ready" all_ready
 until_true "sentinels that know all" all_known
@@ -71,6 +79,20 @@ until_true "replicas that may become the primary" promotable
 [ "$(primary 0)" = 0 ]
 [ "$(admin 0 set kept yes)" = OK ]
 [ "$(admin 0 wait 2 10000)" = 2 ]
+
+for number in 0 1 2; do
+  until_true "a sentinel that tells a service where the primary is" knows_services $number
+  until_true "a sentinel that a service cannot command" refuses $number
+done
+# One whose configuration is of before there was a user for services, and one that has written it itself.
+for number in 1 2; do
+  kill -9 "${sentinels[$number]}"
+  [ $number = 2 ] || sed -i '/^user service /d' "$work/sentinel-$number/sentinel.conf"
+  sentinel $number
+  until_true "a sentinel that knows the services again" knows_services $number
+  [ "$(grep -c '^user service ' "$work/sentinel-$number/sentinel.conf")" = 1 ]
+done
+until_true "sentinels that know all again" all_known
 
 kill -9 "${nodes[0]}"
 until_true "another primary" moved 0

@@ -245,7 +245,7 @@ def services(platform):
 @rule
 def files(platform):
     """Secrets and configuration: each key that a pod mounts exists, each file that it is told of is mounted, and it has no other password."""
-    keys = set(re.findall(r"nats-\w+|redis-\w+|sentinel\b", re.search(r"files: \[(.*)\]", text("compose/secrets/kustomization.yaml"))[1])) | {"nats-admin-name"}
+    keys = set(re.findall(r"[\w-]+", re.search(r"files: \[(.*)\]", text("compose/secrets/kustomization.yaml"))[1])) | {"nats-admin-name"}
     maps = {thing["metadata"]["name"]: set(thing.get("data", {})) for thing in platform.of("ConfigMap")}
     for thing in platform.of("Secret"):
         if set(thing["data"]) != keys:
@@ -273,6 +273,8 @@ def files(platform):
             for missing in told - there:
                 yield f"{name}: {missing} is not mounted"
             if name in (*facts.SERVICES, *SILENT):
+                if "/run/secrets/sentinel" in there:
+                    yield f"{name}: has the password of the sentinels' administrator"
                 for more in {path for path in there if path.startswith("/run/secrets/")} - told:
                     yield f"{name}: has {more}, and is not told of it"
 

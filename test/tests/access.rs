@@ -5,9 +5,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use common::redis::SENTINEL_NEWS;
+use futures::StreamExt;
 use nix::sys::signal::Signal;
+use testing::ha::ask;
 use testing::platform::{Options, Platform, SERVICES};
 use testing::stream::CHECKOUT;
+use testing::wait::{PATIENCE, eventually};
 
 /// A connection to a service's database as one of its users.
 async fn login(
@@ -19,6 +23,16 @@ async fn login(
     let (_, host) = platform.redis_url(service).rsplit_once('@').unwrap();
     let url = if user.is_empty() { format!("redis://{host}") } else { format!("redis://{user}:{password}@{host}") };
     redis::Client::open(url).unwrap().get_multiplexed_async_connection().await
+}
+
+/// Says something, and gives back what is said.
+async fn say(connection: &mut redis::aio::MultiplexedConnection, words: &str) -> redis::RedisResult<redis::Value> {
+    let mut words = words.split(' ');
+    let mut command = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        command.arg(word);
+    });
+    command.query_async(connection).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,15 +77,10 @@ async fn a_service_has_the_commands_that_it_needs_in_its_own_database_and_no_oth
             "LATENCY RESET",
             "SLOWLOG GET",
         ] {
-            let mut words = words.split(' ');
-            let mut command = redis::cmd(words.next().unwrap());
-            words.for_each(|word| {
-                command.arg(word);
-            });
-            let refused = command.query_async::<redis::Value>(&mut own).await.unwrap_err().to_string();
+            let refused = say(&mut own, words).await.unwrap_err().to_string();
             assert!(
                 ["NOPERM", "permission", "not allowed"].iter().any(|it| refused.contains(it)),
-                "{service}: {command:?}: {refused}"
+                "{service}: {words}: {refused}"
             );
         }
         let mut nobody = login(&platform, service, "", "").await.unwrap();
@@ -83,6 +92,116 @@ async fn a_service_has_the_commands_that_it_needs_in_its_own_database_and_no_oth
             assert!(login(&platform, other, other, &password).await.is_err(), "as {other}");
         }
     }
+}
+
+/// A sentinel's URL for one of its users.
+fn at_sentinel(platform: &Platform, sentinel: &str, login: &str) -> String {
+    let url = platform.processes().remove(sentinel).unwrap();
+    let (_, address) = url.rsplit_once('@').unwrap();
+    format!("redis://{login}{address}")
+}
+
+async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await
+}
+
+/// What a service asks the sentinels about its database.
+const QUESTIONS: [&str; 3] =
+    ["SENTINEL GET-MASTER-ADDR-BY-NAME redis-order", "SENTINEL MASTER redis-order", "SENTINEL REPLICAS redis-order"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_may_ask_and_hear_the_sentinels_and_tell_them_nothing() {
+    const SENTINELS: [&str; 3] = ["sentinel-1", "sentinel-2", "sentinel-3"];
+    let platform = Platform::start(Options::default().ha()).await;
+    let client = platform.client();
+    let (user, item) = (client.user(20).await, client.item(2, 5).await);
+    let (of_services, of_admin) = (platform.secret("sentinel-service"), platform.secret("sentinel"));
+    let as_service = |sentinel: &str| at_sentinel(&platform, sentinel, &format!("service:{of_services}@"));
+
+    // It is what the services themselves are.
+    for sentinel in SENTINELS {
+        let as_admin = platform.processes().remove(sentinel).unwrap();
+        eventually(&format!("all services listen to {sentinel}, as nobody else"), async || {
+            let clients = ask::<String>(&as_admin, &["CLIENT", "LIST"]).await.unwrap_or_default();
+            let mut listeners = clients.lines().filter(|line| line.contains(&format!(" sub={} ", SENTINEL_NEWS.len())));
+            listeners.clone().count() == SERVICES.len() && listeners.all(|line| line.contains(" user=service "))
+        })
+        .await;
+    }
+
+    for sentinel in SENTINELS {
+        let mut service = connect(&as_service(sentinel)).await.unwrap();
+        for question in QUESTIONS {
+            say(&mut service, question).await.unwrap_or_else(|error| panic!("{question}: {error}"));
+        }
+        for words in [
+            "SENTINEL SET redis-order quorum 1",
+            "SENTINEL SET redis-order auth-pass x",
+            "SENTINEL MONITOR mine 127.0.0.1 1 1",
+            "SENTINEL REMOVE redis-order",
+            "SENTINEL FAILOVER redis-order",
+            "SENTINEL RESET *",
+            "SENTINEL CONFIG SET announce-port 1",
+            "SENTINEL CONFIG GET *",
+            "SENTINEL SIMULATE-FAILURE crash-after-election",
+            "SENTINEL IS-MASTER-DOWN-BY-ADDR 127.0.0.1 1 99 x",
+            "SENTINEL DEBUG",
+            "SENTINEL FLUSHCONFIG",
+            "SENTINEL MASTERS",
+            "SENTINEL SENTINELS redis-order",
+            "CONFIG GET *",
+            "CONFIG SET requirepass x",
+            "SHUTDOWN NOSAVE",
+            "ACL LIST",
+            "ACL SETUSER service +@all",
+            "CLIENT LIST",
+            "CLIENT KILL TYPE pubsub",
+            "CLIENT PAUSE 10000",
+            "PUBLISH +switch-master redis-order",
+            // By this the sentinels tell each other of new primaries.
+            "PUBLISH __sentinel__:hello 127.0.0.1,1,x,99,redis-order,127.0.0.1,1,99",
+            "SUBSCRIBE __sentinel__:hello",
+            "PSUBSCRIBE *",
+            "INFO",
+        ] {
+            let refused = say(&mut service, words).await.expect_err(words).to_string();
+            // Sentinels have no CONFIG for anybody.
+            let refusals = if words.starts_with("CONFIG") { ["unknown command"; 2] } else { ["NOPERM", "permission"] };
+            assert!(refusals.iter().any(|it| refused.contains(it)), "{sentinel}: {words}: {refused}");
+        }
+        let mut nobody = connect(&at_sentinel(&platform, sentinel, "")).await.unwrap();
+        for words in ["PING", "SUBSCRIBE +switch-master", "SENTINEL FAILOVER redis-order"].iter().chain(&QUESTIONS) {
+            let refused = say(&mut nobody, words).await.expect_err(words).to_string();
+            assert!(refused.contains("NOAUTH"), "{sentinel}: {words}: {refused}");
+        }
+        for wrong in [format!("service:{of_admin}@"), format!("default:{of_services}@"), format!(":{of_services}@")] {
+            assert!(connect(&at_sentinel(&platform, sentinel, &wrong)).await.is_err(), "{sentinel}");
+        }
+    }
+
+    // What it may do it may still where a sentinel starts again with the configuration that it has written itself.
+    let before = platform.pid("sentinel-2").unwrap();
+    platform.signal("sentinel-2", Signal::SIGKILL);
+    let again = as_service("sentinel-2");
+    eventually("it has started again, and knows its users", async || {
+        let Ok(mut service) = connect(&again).await else { return false };
+        platform.pid("sentinel-2") != Some(before) && say(&mut service, QUESTIONS[0]).await.is_ok()
+    })
+    .await;
+
+    // And it hears of another primary.
+    let mut heard = redis::Client::open(again).unwrap().get_async_pubsub().await.unwrap();
+    heard.subscribe(SENTINEL_NEWS).await.unwrap();
+    let as_admin = platform.processes().remove("sentinel-1").unwrap();
+    eventually("the sentinels begin to move a primary", async || {
+        ask::<String>(&as_admin, &["SENTINEL", "FAILOVER", "redis-order"]).await.is_some()
+    })
+    .await;
+    let mut heard = heard.into_on_message();
+    let moved = async { while heard.next().await.unwrap().get_channel_name() != "+switch-master" {} };
+    tokio::time::timeout(PATIENCE, moved).await.expect("it hears of it");
+    let order = client.order(&user, &[(&item, 2)]).await;
+    client.checkout(&order).await.expect_status(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

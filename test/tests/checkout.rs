@@ -227,11 +227,16 @@ async fn a_failed_checkout_with_a_key_stays_failed_for_that_key_only() {
     let (user, item) = (client.user(0).await, client.item(1, 1).await);
     let order = client.order(&user, &[(&item, 1)]).await;
     let path = format!("/orders/checkout/{order}");
-    client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user);
+    let refused = client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user).json();
+    let place = refused["instance"].as_str().expect("the saga that was undone");
+    assert!(place.starts_with(&format!("/orders/saga/{order}.")) && place.ends_with(".0"), "{place}");
+    assert_eq!(client.get(place).await.expect_status(200).json()["state"], "failed");
     client.post(&format!("/payment/add_funds/{user}/1")).await.expect_status(200);
-    client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user);
+    let again = client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user);
+    assert_eq!(again.json(), refused, "the key is told of the same saga");
     assert_success(&client.post_once("b", &path).await);
-    client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user);
+    let again = client.post_once("a", &path).await.expect_problem(400, "insufficient-credit", &user);
+    assert_eq!(again.json(), refused);
     Books::closed(&platform).await;
 }
 

@@ -12,6 +12,8 @@ use testing::wait::{eventually, until};
 
 /// Records are forgotten a whole bucket of this width at a time.
 const BUCKET_MS: u64 = common::limits::OUTCOME_BUCKET_MS;
+/// So many that what their records take in memory stands out of what else comes and goes there.
+const SAGAS: u64 = 3_000;
 
 /// Forgets as soon as it may.
 fn forgetful() -> Options {
@@ -38,6 +40,17 @@ async fn watermark(platform: &Platform, service: &str) -> u64 {
     let mut database = database(platform, service).await;
     let text: Option<String> = redis::cmd("GET").arg("watermark").query_async(&mut database.0).await.unwrap();
     text.map_or(0, |text| text.parse().unwrap())
+}
+
+/// Bytes that the data of the databases of payment and stock takes.
+async fn memory(platform: &Platform) -> [u64; 2] {
+    let mut taken = [0; 2];
+    for (taken, service) in taken.iter_mut().zip(["payment", "stock"]) {
+        let mut database = database(platform, service).await;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("memory").query_async(&mut database.0).await.unwrap();
+        *taken = info.get("used_memory_dataset").unwrap();
+    }
+    taken
 }
 
 async fn all_is_forgotten(platform: &Platform) {
@@ -134,21 +147,30 @@ async fn while_a_saga_is_open_nothing_newer_than_it_is_forgotten() {
     // It stays open until the test wants otherwise: nothing is replayed.
     let platform = Platform::start(forgetful().set("order.REPLAY_FIRST_MS=3600000")).await;
     let (nats, client) = (Nats::of(&platform).await, platform.client());
-    Seed::plenty(201).fill(&client).await;
+    Seed::plenty(SAGAS + 1).fill(&client).await;
+    // The first use of a command costs the database memory for good.
+    let (user, item) = (client.user(100).await, client.item(1, 100).await);
+    for _ in 0..20 {
+        let order = client.order(&user, &[(&item, 1)]).await;
+        client.checkout(&order).await.expect_status(200);
+    }
+    let before = Books::read(&platform).await;
+    let held_open = SAGAS.to_string();
 
-    // The start of order 200 is lost with the stream while payment is held still.
+    // The start of the last order is lost with the stream while payment is held still.
     let held = platform.hold("payment-1").await;
-    client.checkout("200").await.expect_status(202);
+    client.checkout(&held_open).await.expect_status(202);
     let events = nats.events().await;
-    let started = first(&events, "checkout.started");
+    let started = events.iter().rfind(|event| event.subject == "checkout.started").unwrap();
     let started_ms = started.json()["started_at_ms"].as_u64().unwrap();
     nats.purge().await;
     platform.end_and_await("payment-1", Signal::SIGKILL).await;
     drop(held);
 
-    // Newer sagas come and go. (Order 200 is not among them.)
-    let answers = Load::start(&platform, 200, 16).all().await;
-    assert_eq!(answers.paid(), 200);
+    // Newer sagas come and go. (The last order is not among them.)
+    let empty = memory(&platform).await;
+    let answers = Load::start(&platform, SAGAS, 16).all().await;
+    assert_eq!(answers.paid() as u64, SAGAS);
     let newest = order_time_ms(&platform).await;
     let forgettable_ms = (newest / BUCKET_MS + 1) * BUCKET_MS;
     let told = async || nats.count("checkout.watermark").await;
@@ -157,8 +179,8 @@ async fn while_a_saga_is_open_nothing_newer_than_it_is_forgotten() {
         (due && told().await >= 3).then_some(())
     })
     .await;
-    let before = told().await;
-    eventually("three more watermarks are told", async || told().await >= before + 3).await;
+    let already = told().await;
+    eventually("three more watermarks are told", async || told().await >= already + 3).await;
     eventually("everybody has taken them", async || nats.is_idle().await).await;
     for service in ["order", "payment", "stock"] {
         let watermark = watermark(&platform, service).await;
@@ -166,13 +188,22 @@ async fn while_a_saga_is_open_nothing_newer_than_it_is_forgotten() {
         assert!(watermark + 60_000 > started_ms, "{service}'s watermark {watermark} does not rise");
     }
     let books = Books::read(&platform).await;
-    assert_eq!((books.payments.len(), books.reservations.len()), (200, 200), "newer records were forgotten");
+    let records = books.payments.len().min(books.reservations.len()) as u64;
+    assert!(records >= SAGAS, "newer records were forgotten: {records} are left");
+    let full = memory(&platform).await;
 
     // Its start comes at last: it completes, and then everything is forgotten.
     nats.publish_again(started).await;
-    eventually("order 200 is paid", async || client.is_paid("200").await).await;
+    eventually("the last order is paid", async || client.is_paid(&held_open).await).await;
     all_is_forgotten(&platform).await;
     let books = Books::read(&platform).await;
-    assert_eq!(books.paid(), 201);
-    assert_eq!(books.all_credit(), books.total("payment", "initial") - 2 * 201);
+    assert_eq!((books.paid() - before.paid()) as u64, SAGAS + 1);
+    assert_eq!(books.all_credit(), before.all_credit() - 2 * i128::from(SAGAS + 1));
+    let grown = [0, 1].map(|n| full[n].saturating_sub(empty[n]));
+    assert!(grown.iter().all(|grown| *grown > 25 * SAGAS), "records take memory: {empty:?} bytes, then {full:?}");
+    eventually("the memory of the records is back", async || {
+        let rest = memory(&platform).await;
+        (0..2).all(|n| rest[n] < empty[n] + grown[n] / 2)
+    })
+    .await;
 }

@@ -58,7 +58,7 @@ Examples:
   checkout audit
   checkout audit --json | jq '.findings[].about'
   NATS_USER=observer NATS_PASSWORD_FILE=/run/secrets/nats REDIS_USER=admin REDIS_PASSWORD_FILE=/run/secrets/redis \\
-    SENTINEL_PASSWORD_FILE=/run/secrets/sentinel checkout audit --nats nats://nats:4222 \\
+    SENTINEL_USER=service SENTINEL_PASSWORD_FILE=/run/secrets/sentinel-service checkout audit --nats nats://nats:4222 \\
     --order redis+sentinel://s1:26379,s2:26379/redis-order --payment redis://pay:6379 --stock redis://stock:6379")]
 pub struct Args {
     /// Where

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use common::secret::{Secret, with_sentinel_password};
-use common::settings::{WrongSetting, read_login, read_secret};
+use common::secret::{Secret, with_sentinel_login};
+use common::settings::{WrongSetting, read_login, read_sentinel_login};
 
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -21,7 +21,7 @@ pub struct Place {
     nats: Option<String>,
 
     /// Its order database: redis://… or redis+sentinel://HOST:PORT,…/NAME; REDIS_USER and REDIS_PASSWORD or REDIS_PASSWORD_FILE say who one
-    /// is at all three, SENTINEL_PASSWORD or SENTINEL_PASSWORD_FILE what the sentinels ask for
+    /// is at all three, SENTINEL_USER and SENTINEL_PASSWORD or SENTINEL_PASSWORD_FILE who one is to the sentinels
     #[arg(long, value_name = "URL", requires = "nats")]
     order: Option<String>,
 
@@ -87,8 +87,8 @@ impl Place {
 fn database(url: &str) -> Result<Secret, WrongSetting> {
     let login = read_login("REDIS_USER", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE")?;
     let mut whole = login.map_or_else(|| Secret::new(url), |login| login.in_url(url));
-    if let Some(password) = read_secret("SENTINEL_PASSWORD", "SENTINEL_PASSWORD_FILE")? {
-        whole = with_sentinel_password(&whole, &password);
+    if let Some(login) = read_sentinel_login()? {
+        whole = with_sentinel_login(&whole, &login);
     }
     common::redis::check_url(&whole).map_err(|why| WrongSetting::new("REDIS_URL", url, why))?;
     Ok(whole)

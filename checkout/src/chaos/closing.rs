@@ -4,56 +4,21 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
+use http::StatusCode;
 use nats::graveyard::{Filter, Graveyard, Order};
 
 use crate::chaos::faults::field::Field;
 use crate::chaos::shopper::Shopper;
 use crate::checker::history::{Command, Exchange, Line, Meaning, Said, Thing};
-use crate::http_client;
-use crate::service::Service;
 
-/// How often open sagas are counted.
+/// How often something is looked at again.
 const POLL: Duration = Duration::from_millis(500);
-/// So many times in a row there must be none: each instance counts twice a second, and tells what it counted last.
-const STILL: u32 = 4;
 /// Looks at the same time.
 const AT_ONCE: usize = 32;
 /// How often something is looked at again that was not answered.
 const TRIES: u32 = 20;
 /// Dead letters that are told one by one.
 const LETTERS: usize = 10;
-
-/// Waits until no saga is open, at most so long: how many still are, or nothing where nobody can be asked.
-pub async fn open_sagas(field: Option<&Field>, limit: Duration) -> Option<u64> {
-    let field = field?;
-    let deadline = Instant::now() + limit;
-    let (mut still, mut last) = (0, None);
-    while still < STILL {
-        last = count_open(field).await.or(last);
-        still = if last == Some(0) { still + 1 } else { 0 };
-        if Instant::now() >= deadline {
-            break;
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    // Where nobody has ever answered, it is not known that nothing is open.
-    Some(last.unwrap_or(u64::MAX))
-}
-
-/// The most that any instance of the order service counts; nothing while one of them does not answer.
-async fn count_open(field: &Field) -> Option<u64> {
-    let urls = field.platform().services.get(&Service::Order)?;
-    let mut most = 0;
-    for url in urls {
-        let address = http_client::address_of(url)?;
-        let asked = http_client::call(http::Method::GET, address, "/metrics", Duration::from_secs(5)).await;
-        let (status, body) = asked.ok()?;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let line = text.lines().find(|line| line.starts_with("sagas_open ")).filter(|_| status == 200)?;
-        most = most.max(line.rsplit(' ').next()?.parse::<f64>().ok()? as u64);
-    }
-    Some(most)
-}
 
 /// Dead letters: nothing that the load does may lead to one.
 pub async fn dead_letters(field: &Field) -> Vec<String> {
@@ -79,10 +44,14 @@ pub async fn wait_at_locations(shopper: &Shopper, exchanges: &[Exchange], limit:
     let waits = places.into_iter().map(|place| async move {
         let path = place.find("/orders/").map(|at| place[at..].to_owned()).unwrap_or(place);
         loop {
-            // One that is forgotten was closed.
-            let state = shopper.json(&path).await.and_then(|it| it.get("state")?.as_str().map(str::to_owned));
-            if state.as_deref() != Some("started") {
-                return 0;
+            match shopper.read(&path).await {
+                // One that is forgotten was closed.
+                Some((StatusCode::NOT_FOUND, _)) => return 0,
+                Some((StatusCode::OK, saga)) if matches!(saga["state"].as_str(), Some("completed" | "failed")) => {
+                    return 0;
+                }
+                // It is open, or nobody can say.
+                _ => {}
             }
             if Instant::now() >= deadline {
                 return 1;
@@ -125,5 +94,51 @@ pub async fn look_at_all(shopper: &Shopper, exchanges: &[Exchange]) {
     let mut things = stream::iter(looks).buffer_unordered(AT_ONCE);
     while let Some(thing) = things.next().await {
         shopper.recorder().write(&Line::Final(thing));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::Router;
+    use axum::extract::Path;
+    use axum::routing::get;
+    use serde_json::json;
+
+    use super::*;
+    use crate::chaos::recorder::Recorder;
+    use crate::checker::history::Reply;
+
+    #[tokio::test]
+    async fn a_saga_of_which_nobody_can_say_that_it_has_ended_has_not() {
+        let say = |Path(saga): Path<String>| async move {
+            match saga.as_str() {
+                "forgotten.k.0" => (StatusCode::NOT_FOUND, json!({}).to_string()),
+                "closed.k.0" => (StatusCode::OK, json!({ "state": "failed" }).to_string()),
+                "open.k.0" => (StatusCode::OK, json!({ "state": "started" }).to_string()),
+                "strange.k.0" => (StatusCode::OK, "closed".to_owned()),
+                _ => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let pages = Router::new().route("/orders/saga/{saga}", get(say));
+        tokio::spawn(async move { axum::serve(listener, pages).await });
+        let file = std::env::temp_dir().join(format!("checkout-closing-{}.jsonl", std::process::id()));
+        let shopper = Shopper::new(&url, Arc::new(Recorder::begin(&file).unwrap()));
+        for (saga, open) in [("forgotten", 0), ("closed", 0), ("open", 1), ("strange", 1), ("silent", 1)] {
+            let exchange = Exchange {
+                client: 1,
+                command: Command::Checkout { order: saga.to_owned() },
+                key: None,
+                start_us: 0,
+                end_us: 1,
+                reply: Reply { location: Some(format!("/orders/saga/{saga}.k.0")), ..Reply::default() },
+            };
+            assert_eq!(wait_at_locations(&shopper, &[exchange], Duration::ZERO).await, open, "{saga}");
+        }
+        std::fs::remove_file(file).unwrap();
     }
 }

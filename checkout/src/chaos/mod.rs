@@ -1,12 +1,13 @@
 //! `checkout chaos`: load and faults at once, and then the question whether everybody was told the truth.
 //!
 //! The story of a run: [`load`] makes a cast and lets visits arrive ([`workload`] draws them, [`visit`] goes through one, [`shopper`] sends
-//! and [`recorder`] writes down); [`faults`] hurts the platform meanwhile; [`closing`] waits until all is over and looks at everything
+//! and [`recorder`] writes down); [`faults`] hurts the platform meanwhile; [`open`] says when all is over, [`closing`] looks at everything
 //! once more; [`crate::checker`] says whether it is right; [`report`] tells a person.
 
 mod closing;
 pub mod faults;
 mod load;
+pub mod open;
 mod recorder;
 mod report;
 mod shopper;
@@ -341,15 +342,29 @@ async fn close(
     }
     let limit = Duration::from_secs(args.closing_limit);
     let began = Instant::now();
-    let mut open = closing::open_sagas(field, limit).await;
     recorder.flush()?;
     let exchanges = read(recorder.path())?.exchanges;
-    if field.is_none() {
-        // Of a platform elsewhere one knows only what its clients were told; the others have the time that sagas have.
-        open = Some(closing::wait_at_locations(shopper, &exchanges, limit).await);
-        tokio::time::sleep(limit.saturating_sub(began.elapsed()).min(Duration::from_secs(45))).await;
-    }
-    say::out(&format!("all closed {:.1} s after that; looking at everything", began.elapsed().as_secs_f64()));
+    let open = match field {
+        Some(field) => match field.open_sagas().until_none(limit).await {
+            Ok(open) => Some(open.len() as u64),
+            Err(error) => {
+                findings.push(format!("the order database does not say which sagas are open: {error}"));
+                None
+            }
+        },
+        None => {
+            // Of a platform elsewhere one knows only what its clients were told; the others have the time that sagas have.
+            let open = closing::wait_at_locations(shopper, &exchanges, limit).await;
+            tokio::time::sleep(limit.saturating_sub(began.elapsed()).min(Duration::from_secs(45))).await;
+            Some(open)
+        }
+    };
+    let after_s = began.elapsed().as_secs_f64();
+    say::out(&match open {
+        Some(0) => format!("all closed {after_s:.1} s after that; looking at everything"),
+        Some(open) => format!("{open} sagas still open {after_s:.1} s after that; looking at everything"),
+        None => format!("nobody says which sagas are open {after_s:.1} s after that; looking at everything"),
+    });
     if let Some(field) = field {
         findings.extend(closing::dead_letters(field).await);
         match Box::pin(audit::of_folder(field.folder())).await {

@@ -73,10 +73,10 @@ impl Shopper {
         tokio::time::timeout(PATIENCE, self.exchange(command, None)).await.ok()?.ok()
     }
 
-    /// What is at a path, as JSON, if it is there.
-    pub async fn json(&self, path: &str) -> Option<Value> {
+    /// What is answered at a path: the status, and the JSON, or null where it is none. Nothing where nobody answers.
+    pub async fn read(&self, path: &str) -> Option<(StatusCode, Value)> {
         let (status, body, _) = tokio::time::timeout(PATIENCE, self.send(Method::GET, path, None)).await.ok()?.ok()?;
-        (status == StatusCode::OK).then(|| serde_json::from_slice(&body).ok())?
+        Some((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
     async fn exchange(&self, command: &Command, key: Option<&str>) -> Result<Reply, Lost> {
@@ -85,8 +85,10 @@ impl Shopper {
         let is_done = status.is_success() && status != StatusCode::ACCEPTED;
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         let problem = json.as_ref().and_then(|json| json.get("type")?.as_str()?.rsplit(':').next().map(str::to_owned));
+        let instance = json.as_ref().and_then(|json| json.get("instance")?.as_str().map(str::to_owned));
         let said = is_done.then(|| read(command, &body, json.as_ref())).flatten();
-        Ok(Reply { status: Some(status.as_u16()), lost: None, problem: problem.filter(|_| !is_done), location, said })
+        let (problem, instance) = (problem.filter(|_| !is_done), instance.filter(|_| !is_done));
+        Ok(Reply { status: Some(status.as_u16()), lost: None, problem, location, instance, said })
     }
 
     async fn send(

@@ -51,7 +51,7 @@ pub enum Line {
     Closed {
         /// When.
         at_us: u64,
-        /// Sagas that were open then; nothing where nobody could be asked.
+        /// Sagas that were open then; nothing where nobody could say so, which is no better.
         open_sagas: Option<u64>,
         /// How long after the last fault and the last reply they may be open, in microseconds.
         limit_us: u64,
@@ -207,6 +207,9 @@ pub struct Reply {
     /// Where to look what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// Which saga a problem is about: the one that was undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// What it said, of a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<Said>,
@@ -309,6 +312,37 @@ impl Reply {
             (Some(_), _) => Meaning::Wrong,
             (None, _) => Meaning::Unknown,
         }
+    }
+
+    /// The saga that it names: the one that goes on, or the one that was undone.
+    #[must_use]
+    pub fn saga(&self) -> Option<Attempt<'_>> {
+        let places = [&self.location, &self.instance];
+        places.into_iter().flatten().find_map(|place| Attempt::of_place(place))
+    }
+}
+
+/// A saga, by its id: which attempt to check out which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt<'a> {
+    /// Order and incarnation.
+    pub order: &'a str,
+    /// How many attempts had failed before it.
+    pub number: u64,
+}
+
+impl<'a> Attempt<'a> {
+    /// The saga whose place this is, if it is that of one.
+    fn of_place(place: &'a str) -> Option<Self> {
+        let (_, saga) = place.split_once("/orders/saga/")?;
+        let (order, number) = saga.rsplit_once('.')?;
+        Some(Self { order, number: number.parse().ok()? })
+    }
+
+    /// Whether this one is certainly undone when the other one is: an order's next attempt begins when the last one has failed.
+    #[must_use]
+    pub fn is_undone_with(self, other: Self) -> bool {
+        self.order == other.order && self.number <= other.number
     }
 }
 

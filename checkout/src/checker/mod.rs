@@ -370,12 +370,14 @@ fn check_closing(history: &History, verdict: &mut Verdict) {
         );
         return;
     };
-    if let Some(open) = open.filter(|open| *open > 0) {
-        let limit_s = limit_us / 1_000_000;
-        verdict.add(
-            Rule::EverySagaCloses,
-            format!("{open} sagas are open {limit_s} s after the last fault and the last reply"),
-        );
+    let limit_s = limit_us / 1_000_000;
+    let how_many = match open {
+        Some(0) => None,
+        Some(open) => Some(format!("{open} sagas are open")),
+        None => Some("nobody could say whether sagas are open".to_owned()),
+    };
+    if let Some(how_many) = how_many {
+        verdict.add(Rule::EverySagaCloses, format!("{how_many} {limit_s} s after the last fault and the last reply"));
     }
     for finding in findings {
         verdict.add(Rule::PlatformIsClean, finding.clone());

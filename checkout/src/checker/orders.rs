@@ -49,8 +49,19 @@ pub fn seen(thing: &Thing) -> Option<Seen<'_>> {
     }
 }
 
+/// The order that a look showed.
+fn shown(look: &Exchange) -> Option<Seen<'_>> {
+    match &look.reply.said {
+        Some(super::history::Said::Thing(thing)) => seen(thing),
+        _ => None,
+    }
+}
+
 /// Problems of a checkout that say nothing about the order.
 const NOT_ABOUT_THE_ORDER: [&str; 3] = ["overloaded", "idempotency-key-in-use", "idempotency-key-mismatch"];
+
+/// Problems of a checkout that say that its saga is undone.
+const UNDONE: [&str; 4] = ["insufficient-credit", "unknown-user", "out-of-stock", "abandoned"];
 
 impl<'a> Order<'a> {
     /// When a client was first told that it is paid.
@@ -144,11 +155,9 @@ impl<'a> Order<'a> {
         verdict.unless(paid || !of(&[Meaning::Done]), Rule::SuccessIsKept, || {
             format!("order {id} was answered with success, and is not paid")
         });
-        let may_be = of(&[Meaning::Done, Meaning::Unknown, Meaning::Wrong]);
-        verdict.unless(!paid || may_be, Rule::RefusalIsKept, || {
-            let told: Vec<_> = self.checkouts.iter().map(|it| it.reply.status.unwrap_or(0)).collect();
-            format!("order {id} is paid, and its checkouts were answered with {told:?}")
-        });
+        if paid {
+            self.check_refusals(id, verdict);
+        }
         let Some(paid_us) = self.paid_us() else { return };
         for later in self.checkouts.iter().filter(|it| it.start_us > paid_us) {
             let problem = later.reply.problem.as_deref().unwrap_or_default();
@@ -166,15 +175,50 @@ impl<'a> Order<'a> {
         }
     }
 
+    /// Whether one of the checkouts that were asked for in time can have paid the order.
+    fn check_refusals(&self, id: &str, verdict: &mut Verdict) {
+        let shown_us = self.looks.iter().filter(|look| shown(look).is_some_and(|it| it.paid)).map(|look| look.end_us);
+        // Where it is only known at the end, all were in time.
+        let known_us = shown_us.chain(self.paid_us()).min().unwrap_or(u64::MAX);
+        let in_time = || self.checkouts.iter().filter(|it| it.start_us <= known_us);
+        verdict.unless(in_time().any(|it| self.may_have_paid(it)), Rule::RefusalIsKept, || {
+            let told: Vec<_> = in_time().map(|it| (it.reply.status.unwrap_or(0), it.reply.saga())).collect();
+            format!("order {id} is paid, and all checkouts that can have paid it were refused or undone: {told:?}")
+        });
+    }
+
+    /// Whether this request can have begun the saga that paid the order, or joined it.
+    fn may_have_paid(&self, request: &Exchange) -> bool {
+        match request.reply.meaning() {
+            Meaning::Done | Meaning::Wrong => true,
+            Meaning::Refused | Meaning::NotStarted => false,
+            Meaning::Unknown => !self.checkouts.iter().any(|it| self.tells_undone(it, request)),
+        }
+    }
+
+    /// Whether this refusal tells that the saga is undone which `request` was told to go on. (A request that was told of no saga may still be on its
+    /// way to the order service, and begin one at any time.)
+    fn tells_undone(&self, refusal: &Exchange, request: &Exchange) -> bool {
+        let problem = refusal.reply.problem.as_deref().unwrap_or_default();
+        let is_refusal = refusal.reply.meaning() == Meaning::Refused && UNDONE.contains(&problem);
+        let Some(goes_on) = request.reply.saga().filter(|_| is_refusal) else { return false };
+        match refusal.reply.saga() {
+            Some(undone) => goes_on.is_undone_with(undone),
+            // It does not say which. But it was open, and the order not paid, when it was asked for or later: so whatever was under way before
+            // is undone with it, or was already. A key is answered with what became of its first request.
+            None => {
+                let of_its_key = self.checkouts.iter().filter(|it| it.key.is_some() && it.key == refusal.key);
+                let asked_us = of_its_key.map(|it| it.start_us).chain([refusal.start_us]).min();
+                asked_us.is_some_and(|asked_us| request.end_us < asked_us)
+            }
+        }
+    }
+
     fn check_looks(&self, id: &str, paid: bool, verdict: &mut Verdict) {
         let told_us = self.paid_us();
         let mut seen_paid_us: Option<u64> = None;
         let mut looks = self.looks.clone();
         looks.sort_by_key(|it| it.end_us);
-        let shown = |look: &'a Exchange| match &look.reply.said {
-            Some(super::history::Said::Thing(thing)) => seen(thing),
-            _ => None,
-        };
         let by_end: Vec<_> = looks.iter().filter_map(|look| Some((*look, shown(look)?))).collect();
         for (look, now) in &by_end {
             verdict.count("looks checked", 1);

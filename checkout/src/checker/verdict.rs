@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Rule {
     /// A checkout was answered with success, and the order is not paid.
     SuccessIsKept,
-    /// A checkout was refused or never started, and the order is paid all the same.
+    /// All checkouts of an order were refused, never started, or undone after they were told to go on, and it is paid all the same.
     RefusalIsKept,
     /// A user's credit is not what came in less what went out: a debit is missing, doubled, or of another amount.
     MoneyIsConserved,

@@ -3,6 +3,7 @@
 //! What each user of NATS may do stands in [`nats::access`]. At a database the service has the commands that its functions use and those of
 //! a connection, no more: it cannot empty the database, list its keys, change its configuration or look at other connections.
 
+use common::redis::{SENTINEL_NEWS, SENTINEL_QUESTIONS};
 use nats::access::{User, authorization};
 
 use crate::failure::Failure;
@@ -19,6 +20,8 @@ const REPLICA_COMMANDS: &str = "-@all +psync +replconf +ping";
 /// What a sentinel says to a database (likewise).
 const SENTINEL_COMMANDS: &str = "-@all +multi +exec +ping +info +role +publish +subscribe +replicaof +slaveof +failover \
      +config|rewrite +client|setname +client|kill +script|kill";
+/// Who the services are to the sentinels: one user for all of them, because it can change nothing.
+const AT_SENTINELS: &str = "service";
 
 /// The users of NATS.
 ///
@@ -82,13 +85,27 @@ pub fn sentinel_login(group: &str, secrets: &Secrets) -> Result<String, Failure>
     Ok(format!("sentinel auth-user {group} sentinel\nsentinel auth-pass {group} {}\n", &*password))
 }
 
-/// What the sentinels ask of each other and of the services.
+/// What a service may do at the sentinels: ask what it asks them, and hear what it listens to. It may tell them nothing, and say nothing in their name
+/// (`PUBLISH`): whom they hold to be the primary is whom all services believe.
+fn at_sentinels() -> String {
+    let channels: String = SENTINEL_NEWS.iter().map(|news| format!("&{news} ")).collect();
+    let questions: String =
+        SENTINEL_QUESTIONS.iter().map(|question| format!(" +sentinel|{}", question.to_lowercase())).collect();
+    format!("resetchannels {channels}-@all +@connection -@dangerous +subscribe{questions}")
+}
+
+/// The users of a sentinel. The default one is the administrator, as whom they log in at each other.
 ///
 /// # Errors
 /// The passwords cannot be drawn.
 pub fn sentinel_users(secrets: &Secrets) -> Result<String, Failure> {
-    let password = secrets.password("sentinel")?;
-    Ok(format!("requirepass {0}\nsentinel sentinel-pass {0}\n", &*password))
+    let (own, of_services) = (secrets.password("sentinel")?, secrets.password("sentinel-service")?);
+    Ok(format!(
+        "requirepass {own}\nsentinel sentinel-pass {own}\nuser {AT_SENTINELS} on >{} {}\n",
+        &*of_services,
+        at_sentinels(),
+        own = &*own,
+    ))
 }
 
 /// What the auditor is told of its login.
@@ -108,11 +125,15 @@ pub fn of_auditor(secrets: &Secrets) -> Result<Vec<(String, String)>, Failure> {
 /// The passwords cannot be drawn.
 pub fn of_instance(service: Service, ha: bool, secrets: &Secrets) -> Result<Vec<(String, String)>, Failure> {
     let file = |name: &str| secrets.file(name).map(|path| path.display().to_string());
-    let mut env = vec![
+    let (at_sentinels, sentinel_file) =
+        if ha { (AT_SENTINELS.to_owned(), file("sentinel-service")?) } else { Default::default() };
+    let env = [
         ("NATS_USER", service.name().to_owned()),
         ("NATS_PASSWORD_FILE", file(&format!("nats-{service}"))?),
         ("REDIS_USER", service.name().to_owned()),
         ("REDIS_PASSWORD_FILE", file(&format!("redis-{service}"))?),
+        ("SENTINEL_USER", at_sentinels),
+        ("SENTINEL_PASSWORD_FILE", sentinel_file),
         // Not what the person's own shell has for the `nats` command line.
         ("NATS_PASSWORD", String::new()),
         ("REDIS_PASSWORD", String::new()),
@@ -120,8 +141,26 @@ pub fn of_instance(service: Service, ha: bool, secrets: &Secrets) -> Result<Vec<
         // It could not create it, see `nats::access`; this command does, before and while the services run.
         ("TOPOLOGY", "verify".to_owned()),
     ];
-    if ha {
-        env.push(("SENTINEL_PASSWORD_FILE", file("sentinel")?));
-    }
     Ok(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_containers_everybody_may_do_the_same() {
+        let script =
+            |name: &str| std::fs::read_to_string(format!("{}/../compose/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for (script, rights) in [
+            (script("sentinel.sh"), at_sentinels()),
+            (script("redis.sh"), format!("~* resetchannels {SERVICE_COMMANDS}")),
+            (script("redis.sh"), format!("resetchannels {REPLICA_COMMANDS}")),
+            (script("redis.sh"), format!("&* {SENTINEL_COMMANDS}")),
+        ] {
+            let has_it = |line: &str| line.trim_end_matches('"').ends_with(&rights);
+            assert!(script.lines().any(has_it), "nobody may do just this: {rights}");
+        }
+    }
 }

@@ -4,4 +4,5 @@
 
 mod planted;
 mod right;
+mod undone;
 mod world;

@@ -226,6 +226,7 @@ const PLANTED: &[(&str, Rule, Plant)] = &[
     ("a key is done and refused", Rule::OneKeyOneEffect, |h| nth(h, &funds(7), 1).reply = refused(400, "overflow")),
     ("a saga stays open", Rule::EverySagaCloses, |h| h.closed.as_mut().unwrap().1 = Some(1)),
     ("nobody looked whether sagas are open", Rule::EverySagaCloses, |h| h.closed = None),
+    ("nobody could say whether sagas are open", Rule::EverySagaCloses, |h| h.closed.as_mut().unwrap().1 = None),
     ("a reply is 500", Rule::ContractIsKept, |h| nth(h, &checkout(REFUSED), 0).reply = refused(500, "internal")),
     ("a checkout is open and nobody says where to look", Rule::ContractIsKept, |h| {
         nth(h, &checkout(OPEN), 0).reply = Reply { status: Some(202), ..Reply::default() };

@@ -12,7 +12,7 @@ pub enum Fate {
     Answered,
     /// It is carried out, and the answer is lost.
     AnswerLost,
-    /// It is carried out, and the client is told that this is not known yet.
+    /// It is carried out, and the client is told that this is not known yet; if it has a saga by then, with its name.
     NotKnownYet,
     /// It never arrives, and the client cannot know.
     RequestLost,
@@ -40,6 +40,8 @@ struct Order {
     items: Vec<(String, i64)>,
     total: i64,
     paid: bool,
+    /// How many of its sagas were undone.
+    attempt: u64,
     /// Steps that wait for the saga that is under way.
     waiting: Vec<usize>,
     in_flight: bool,
@@ -54,6 +56,8 @@ pub struct Shop {
     keys: HashMap<String, Reply>,
     /// Keys of checkouts under way, with the step that holds each.
     keys_in_use: HashMap<String, usize>,
+    /// The place of the saga that a checkout began or joined.
+    places: HashMap<usize, String>,
 }
 
 fn done(said: Said) -> Reply {
@@ -66,6 +70,15 @@ fn text() -> Reply {
 
 fn refused(status: u16, problem: &str) -> Reply {
     Reply { status: Some(status), problem: Some(problem.to_owned()), ..Reply::default() }
+}
+
+/// A checkout that was undone. Some refusals do not say which saga.
+fn undone(number: usize, problem: &str, place: String) -> Reply {
+    Reply { instance: Some(place).filter(|_| number % 3 != 0), ..refused(400, problem) }
+}
+
+fn place(order: &str, attempt: u64) -> String {
+    format!("/orders/saga/{order}.k.{attempt}")
 }
 
 /// Earliest first.
@@ -94,8 +107,12 @@ impl Shop {
             }
         }
         let mut history = History::default();
-        let mut exchanges: Vec<Exchange> =
-            script.iter().zip(replies).map(|(step, reply)| exchange(step, reply)).collect();
+        let mut exchanges: Vec<Exchange> = script
+            .iter()
+            .zip(replies)
+            .enumerate()
+            .map(|(n, (step, reply))| exchange(step, reply, shop.places.get(&n)))
+            .collect();
         exchanges.sort_by_key(|it| it.end_us);
         let end = exchanges.last().map_or(0, |it| it.end_us) + 1;
         exchanges.into_iter().for_each(|it| history.add(Line::Exchange(it)));
@@ -222,20 +239,22 @@ impl Shop {
         if !order.in_flight {
             let credit = self.credit.get_mut(&order.user).unwrap();
             if *credit < order.total {
-                return Some(refused(400, "insufficient-credit"));
+                order.attempt += 1;
+                return Some(undone(number, "insufficient-credit", place(id, order.attempt - 1)));
             }
             *credit -= order.total;
             order.in_flight = true;
             queue.push(std::cmp::Reverse((decision_us, number, true)));
         }
         order.waiting.push(number);
+        self.places.insert(number, place(id, order.attempt));
         None
     }
 
     /// Stock's decision, and what all who wait are told.
     fn decide(&mut self, command: &Command) -> Vec<(usize, Reply)> {
-        let Command::Checkout { order } = command else { unreachable!("only checkouts are decided") };
-        let order = self.orders.get_mut(order).unwrap();
+        let Command::Checkout { order: id } = command else { unreachable!("only checkouts are decided") };
+        let order = self.orders.get_mut(id).unwrap();
         let mut needed: BTreeMap<&str, i64> = BTreeMap::new();
         for (item, quantity) in &order.items {
             *needed.entry(item).or_default() += quantity;
@@ -245,14 +264,16 @@ impl Shop {
             needed.into_iter().for_each(|(item, pieces)| self.stock.get_mut(item).unwrap().0 -= pieces);
         } else {
             *self.credit.get_mut(&order.user).unwrap() += order.total;
+            order.attempt += 1;
         }
         order.in_flight = false;
-        let reply = if order.paid { text() } else { refused(400, "out-of-stock") };
-        std::mem::take(&mut order.waiting).into_iter().map(|number| (number, reply.clone())).collect()
+        let (is_paid, last) = (order.paid, order.attempt.saturating_sub(1));
+        let reply = |number| if is_paid { text() } else { undone(number, "out-of-stock", place(id, last)) };
+        std::mem::take(&mut order.waiting).into_iter().map(|number| (number, reply(number))).collect()
     }
 }
 
-fn exchange(step: &Step, decided: Option<(u64, Reply)>) -> Exchange {
+fn exchange(step: &Step, decided: Option<(u64, Reply)>, place: Option<&String>) -> Exchange {
     let planned = step.start_us + step.effect_us.max(step.answer_us) + 1;
     let lost = |lost| Reply { lost: Some(lost), ..Reply::default() };
     let (end_us, reply) = match (step.fate, decided) {
@@ -261,7 +282,8 @@ fn exchange(step: &Step, decided: Option<(u64, Reply)>) -> Exchange {
         (Fate::AnswerLost, _) => (step.start_us + step.answer_us, lost(Lost::Broken)),
         (Fate::RequestLost, _) => (step.start_us + step.answer_us, lost(Lost::TimedOut)),
         (Fate::NotKnownYet, _) if !step.command.is_read() => {
-            let location = Some("/somewhere".to_owned());
+            let place = place.filter(|_| step.effect_us <= step.answer_us);
+            let location = Some(place.cloned().unwrap_or_else(|| "/somewhere".to_owned()));
             (step.start_us + step.answer_us, Reply { status: Some(202), location, ..Reply::default() })
         }
         _ => (step.start_us + step.answer_us, refused(503, "unavailable")),

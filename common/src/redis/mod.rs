@@ -32,6 +32,7 @@ pub use library::{Library, Versioned};
 pub use operation::Operation;
 pub use recovery::{InvalidPosition, Position, Recovery, Unrecovered};
 pub use reply::{Reply, UnexpectedReply};
+pub use sentinel::{NEWS as SENTINEL_NEWS, QUESTIONS as SENTINEL_QUESTIONS};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

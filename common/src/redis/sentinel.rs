@@ -38,9 +38,13 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What is listened to: another primary (`+promoted-slave` is said by the leader alone, and earlier when replicas take long to be turned), a
-/// failover that begins, and replicas that go and come.
-const NEWS: &[&str] =
+/// failover that begins, and replicas that go and come. What the services may hear is made of this (`checkout/src/up/access.rs`), and stands in
+/// `compose/sentinel.sh`: who listens to more needs sentinels that have been told so.
+pub const NEWS: &[&str] =
     &["+switch-master", "+promoted-slave", "+try-failover", "+selected-slave", "+sdown", "-sdown", "+slave"];
+
+/// What each sentinel is asked of a database.
+pub const QUESTIONS: [&str; 3] = ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS"];
 
 /// What begins the URL of a database behind sentinels:
 /// `redis+sentinel://[user:password@]host:port[,host:port…]/name[/db][?sentinel_user=…&sentinel_password=…]`.
@@ -193,7 +197,7 @@ impl Sentinels {
     async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<View> {
         // The first answer is ahead of the others while replicas are still being turned to a new primary; all are given at once.
         let mut all = redis::pipe();
-        for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER", "REPLICAS"] {
+        for question in QUESTIONS {
             all.cmd("SENTINEL").arg(question).arg(&self.name);
         }
         let (address, facts, replicas): (Option<(String, u16)>, Facts, Vec<Facts>) =

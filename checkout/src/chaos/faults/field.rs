@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::chaos::faults::kind::Lane;
+use crate::chaos::open::OpenSagas;
 use crate::failure::Failure;
 use crate::folder::{Address, Folder, Platform};
 use crate::http_client::address_of;
@@ -43,6 +44,12 @@ impl Field {
     #[must_use]
     pub fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// What the order database says of open sagas.
+    #[must_use]
+    pub fn open_sagas(&self) -> OpenSagas {
+        OpenSagas::at(self.platform.redis.get(&Service::Order).map_or("", String::as_str))
     }
 
     /// Its NATS.

@@ -4,12 +4,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use common::redis::survey::{Survey, SurveyError};
-
 use crate::chaos::faults::field::Field;
 use crate::chaos::faults::kind::Lane;
 use crate::chaos::recorder::Recorder;
-use crate::service::Service;
 
 /// How often it is looked.
 const POLL: Duration = Duration::from_millis(50);
@@ -36,21 +33,18 @@ pub async fn watch(field: &Field, lane: Lane, recorder: &Recorder) -> Recovered 
         }
         tokio::time::sleep(POLL).await;
     }
-    let (mut survey, mut left) = (None, None::<HashSet<String>>);
+    let (mut sagas, mut left) = (field.open_sagas(), None::<HashSet<String>>);
     while Instant::now() < until && recovered.back_us.is_some() {
-        match open(field, &mut survey).await {
-            Ok(open) => {
-                let still = match &left {
-                    None => open,
-                    Some(left) => left.intersection(&open).cloned().collect(),
-                };
-                if still.is_empty() {
-                    recovered.closed_us = Some(recorder.now_us());
-                    break;
-                }
-                left = Some(still);
+        if let Ok(open) = sagas.now().await {
+            let still = match &left {
+                None => open,
+                Some(left) => left.intersection(&open).cloned().collect(),
+            };
+            if still.is_empty() {
+                recovered.closed_us = Some(recorder.now_us());
+                break;
             }
-            Err(_) => survey = None,
+            left = Some(still);
         }
         tokio::time::sleep(POLL).await;
     }
@@ -62,19 +56,4 @@ pub async fn watch(field: &Field, lane: Lane, recorder: &Recorder) -> Recovered 
         tokio::time::sleep(POLL).await;
     }
     recovered
-}
-
-/// The sagas that are open now, by the order database, of which `order/src/effect.rs` is the dictionary.
-async fn open(field: &Field, survey: &mut Option<Survey>) -> Result<HashSet<String>, SurveyError> {
-    let url = field.platform().redis.get(&Service::Order).cloned().unwrap_or_default();
-    let mut connection = match survey.take() {
-        Some(connection) => connection,
-        None => Survey::open(&url).await?,
-    };
-    // In this order: a saga that is claimed between the two questions is in both answers, and not in neither.
-    let fresh = connection.ranked("open").await?;
-    let claimed = connection.ranked("retry_started").await?;
-    connection.verify_primary().await?;
-    *survey = Some(connection);
-    Ok(fresh.into_iter().chain(claimed).collect())
 }
