@@ -134,6 +134,18 @@ async fn a_cut_resets_both_ends_and_new_connections_until_it_is_over_and_meets_n
 }
 
 #[tokio::test]
+async fn a_fault_counts_also_those_who_connect_while_it_lasts() {
+    let world = World::new("count").await;
+    let elsewhere = world.fault("payment-1", Trouble::Cut).await;
+    let cut = world.fault("order-1", Trouble::Cut).await;
+    assert_eq!((elsewhere.met, cut.met), (0, 0), "nobody is connected");
+    let mut refused = TcpStream::connect(world.front).await.unwrap();
+    is_reset(&mut refused).await;
+    assert_eq!(cut.end().await, Ok(1));
+    assert_eq!(elsewhere.end().await, Ok(0));
+}
+
+#[tokio::test]
 async fn what_is_held_comes_whole_when_it_is_over() {
     let mut world = World::new("hold").await;
     let (mut client, mut server) = world.connect().await;

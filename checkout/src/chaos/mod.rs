@@ -16,6 +16,7 @@ mod workload;
 
 use std::fs::File;
 use std::io::BufReader;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ Examples:
   checkout chaos                                          two minutes, every kind of fault that one of everything can bear
   checkout chaos --ha --scale order=2,payment=2,stock=2 --minutes 60 --seed 7
   checkout chaos --faults kill:service,primary,delete     some kinds only
+  checkout chaos --ha --most-open 3                       a platform that turns many away
   checkout chaos --check DIR/history.jsonl                check a history again
   checkout chaos --url http://127.0.0.1:8000 --faults none                       a platform that runs elsewhere
   checkout chaos --url http://127.0.0.1:8000 --fault-command 'docker compose kill -s KILL payment-service && docker compose up -d'")]
@@ -88,13 +90,18 @@ pub struct Args {
     #[arg(long, default_value_t = 2_000, value_name = "N")]
     pub most: u64,
 
-    /// Average pause between two faults in the same lane (services, each database, sentinels, NATS), in seconds
+    /// Average pause between two faults in the same lane (each database, sentinels, NATS, the gateway; of instances, divided among all), in seconds
     #[arg(long, default_value_t = 8.0, value_name = "SECONDS")]
     pub pause: f64,
 
     /// Faults that may last at the same time, after the first third; 1 for one at a time
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub overlap: usize,
+
+    /// Sagas that may be open at once (MAX_SAGAS_OPEN), and checkouts that may wait in an instance (MAX_CHECKOUTS_IN_FLIGHT): so few that some are
+    /// turned away with 429; a run in which none was is not clean
+    #[arg(long, value_name = "N", conflicts_with_all = ["url", "check"])]
+    pub most_open: Option<NonZeroU16>,
 
     /// Seconds after the last fault and the last reply in which every saga must be closed
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
@@ -149,8 +156,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("checkout-chaos-{}", std::process::id())));
     let folder = Folder::create(Some(root))?;
-    let shape =
-        ShapeArgs { links: args.shape.links || kinds.iter().any(|kind| kind.needs_links()), ..args.shape.clone() };
+    let shape = shape(&args, &kinds);
     let recorder = Arc::new(Recorder::begin(&folder.root().join("history.jsonl"))?);
     let flags = format!("{args:?}");
     recorder.write(&Line::Run { seed, flags });
@@ -181,6 +187,17 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         say::out(&format!("kept: {}", say::word(folder.root())));
     }
     outcome.map(|_| if clean { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
+}
+
+/// The platform that is started: what was asked for, and what the faults and bounds of this run need.
+fn shape(args: &Args, kinds: &[Kind]) -> ShapeArgs {
+    let mut shape = args.shape.clone();
+    shape.links |= kinds.iter().any(|kind| kind.needs_links());
+    if let Some(most) = args.most_open {
+        let bounds = ["MAX_SAGAS_OPEN", "MAX_CHECKOUTS_IN_FLIGHT"];
+        shape.set.extend(bounds.map(|bound| format!("order.{bound}={most}")));
+    }
+    shape
 }
 
 fn told(verdict: &Verdict) -> ExitCode {
@@ -355,6 +372,9 @@ async fn close(
             Err(failure) => findings.push(format!("the audit cannot look: {failure}")),
         }
     }
+    if args.most_open.is_some() && !exchanges.iter().any(|it| it.reply.is_turned_away()) {
+        findings.push("nobody was turned away, so this run says nothing about the bounds".to_owned());
+    }
     closing::look_at_all(shopper, &exchanges).await;
     let limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     recorder.write(&Line::Closed { at_us: recorder.now_us(), open_sagas: open, limit_us, findings });
@@ -365,4 +385,41 @@ async fn close(
     let verdict = checker::check(&history);
     report::verdict(&verdict);
     Ok(verdict.is_clean())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        let words = std::iter::once("chaos").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn a_bound_on_open_sagas_is_a_setting_of_the_platform_that_is_started() {
+        let shape_of = |line: &str| shape(&parse(line).unwrap(), &[]).set;
+        assert_eq!(
+            shape_of("--most-open 3 --set order.LOG=debug"),
+            ["order.LOG=debug", "order.MAX_SAGAS_OPEN=3", "order.MAX_CHECKOUTS_IN_FLIGHT=3"]
+        );
+        assert_eq!(shape_of(""), [""; 0]);
+        assert!(parse("--most-open 0").is_err(), "nothing could be done at all");
+        assert!(parse("--most-open 3 --url http://127.0.0.1:8000").is_err(), "that platform is not ours");
+    }
+
+    #[test]
+    fn what_is_between_processes_needs_links() {
+        let args = parse("").unwrap();
+        let kinds = |words: &str| Kind::chosen(&[words.to_owned()], true).unwrap();
+        assert!(shape(&args, &kinds("cut")).links && !shape(&args, &kinds("kill")).links);
+    }
 }

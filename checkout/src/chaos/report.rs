@@ -78,8 +78,10 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
     ));
     let seconds = |us: u64| us as f64 / 1e6;
     for (kind, all) in &kinds {
-        let effect = all.iter().filter(|it| it.outcome.had_effect).count();
+        let times = all.len();
         let moved = all.iter().filter(|it| it.outcome.effect.ends_with(MOVED)).count();
+        // One that hurt nobody has nothing that was longest.
+        let all: Vec<&Happened> = all.iter().copied().filter(|it| it.outcome.had_effect).collect();
         let pause = all.iter().map(|it| answers.longest_pause_us(it.start_us, it.end_us + AFTERMATH_US)).max();
         let whole = all.iter().map(|it| it.end_us - it.start_us).max();
         let mut recovered: Vec<u64> = all.iter().filter_map(|it| answers.recovery_us(it)).collect();
@@ -89,7 +91,7 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
             None => "-".to_owned(),
         };
         say::out(&format!(
-            "{kind:<26}{:>6}{effect:>8}{moved:>14}{:>19.1}{:>17.1}{recovered:>25}",
+            "{kind:<26}{times:>6}{:>8}{moved:>14}{:>19.1}{:>17.1}{recovered:>25}",
             all.len(),
             seconds(pause.unwrap_or(0)),
             seconds(whole.unwrap_or(0)),
@@ -104,20 +106,22 @@ pub fn faults(happened: &[Happened], answers: &Answers) {
             "{unseen} faults whose recovery was not seen: no checkout came after them, or sagas stayed open"
         ));
     }
-    let overlapping = happened
-        .iter()
-        .enumerate()
-        .filter(|(number, it)| {
-            let meets = |(other, that): (usize, &Happened)| {
-                other != *number && that.start_us < it.end_us && it.start_us < that.end_us
-            };
-            happened.iter().enumerate().any(meets)
-        })
-        .count();
-    say::out(&format!("{} faults, {overlapping} of them while another one lasted", happened.len()));
+    say::out(&counted(happened));
     for it in happened.iter().filter(|it| !it.outcome.had_effect) {
         say::out(&format!("  no effect: {} of {}: {}", it.fault, it.outcome.target, it.outcome.effect));
     }
+}
+
+/// How many faults there were: those that hurt somebody, how many of these while another one did, and those that did not.
+fn counted(happened: &[Happened]) -> String {
+    let hurt: Vec<&Happened> = happened.iter().filter(|it| it.outcome.had_effect).collect();
+    let is_met = |number: usize, it: &Happened| {
+        let others = hurt.iter().enumerate().filter(|(other, _)| *other != number);
+        others.into_iter().any(|(_, that)| that.start_us < it.end_us && it.start_us < that.end_us)
+    };
+    let overlapping = hurt.iter().enumerate().filter(|(number, it)| is_met(*number, it)).count();
+    let missed = happened.len() - hurt.len();
+    format!("{} faults with an effect, {overlapping} of them while another one lasted; {missed} without", hurt.len())
 }
 
 /// The table of replies.
@@ -198,6 +202,21 @@ mod tests {
         assert_eq!(answers.recovery_us(&happened(Some(50), Some(80))), Some(30));
         assert_eq!(answers.recovery_us(&happened(Some(50), None)), None);
         assert_eq!(answers.recovery_us(&happened(Some(300), Some(310))), None);
+    }
+
+    #[test]
+    fn faults_without_an_effect_are_counted_apart() {
+        let happened = |had_effect, start_us, end_us| Happened {
+            fault: String::new(),
+            outcome: Outcome { target: String::new(), effect: String::new(), had_effect },
+            start_us,
+            end_us,
+            back_us: None,
+            closed_us: None,
+        };
+        let all = [happened(true, 0, 10), happened(false, 0, 100), happened(true, 20, 40), happened(true, 30, 50)];
+        assert_eq!(counted(&all), "3 faults with an effect, 2 of them while another one lasted; 1 without");
+        assert_eq!(counted(&all[..2]), "1 faults with an effect, 0 of them while another one lasted; 1 without");
     }
 
     #[test]

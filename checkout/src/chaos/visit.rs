@@ -75,7 +75,7 @@ impl Guest<'_> {
             let is_in_use = reply.problem.as_deref() == Some("idempotency-key-in-use");
             match reply.meaning() {
                 Meaning::Done => return Some(reply),
-                Meaning::Refused if !is_in_use && reply.status != Some(429) => return None,
+                Meaning::Refused if !is_in_use && !reply.is_turned_away() => return None,
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -167,7 +167,7 @@ impl Guest<'_> {
                 let checkout = Command::Checkout { order: order.to_owned() };
                 let reply = self.shopper.ask(self.client, checkout, key.as_deref(), patience).await;
                 let meaning = reply.meaning();
-                let may_ask_again = meaning == Meaning::NotStarted || reply.status == Some(429);
+                let may_ask_again = meaning == Meaning::NotStarted || reply.is_turned_away();
                 if !may_ask_again || purchase.believes {
                     return meaning;
                 }

@@ -38,6 +38,9 @@ pub enum Line {
         closed_us: Option<u64>,
         /// What became of it.
         effect: String,
+        /// Whether it hurt nobody: it met nothing, or could not be carried out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        missed: bool,
     },
     /// From here on nothing is disturbed any more.
     Healed {
@@ -78,10 +81,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Whether it is a checkout that was told its end, whatever that is.
+    /// Whether it is a checkout that was told its end, whatever that is. To be turned away for overload is none: nothing was begun.
     #[must_use]
     pub fn is_checkout_with_an_end(&self) -> bool {
-        let is_definite = matches!(self.reply.meaning(), Meaning::Done | Meaning::Refused);
+        let is_definite =
+            matches!(self.reply.meaning(), Meaning::Done | Meaning::Refused) && !self.reply.is_turned_away();
         is_definite && matches!(self.command, Command::Checkout { .. })
     }
 }
@@ -291,6 +295,12 @@ pub enum Meaning {
 }
 
 impl Reply {
+    /// Whether it says that there is too much under way, and nothing was begun.
+    #[must_use]
+    pub fn is_turned_away(&self) -> bool {
+        self.status == Some(429)
+    }
+
     /// What it means.
     #[must_use]
     pub fn meaning(&self) -> Meaning {

@@ -53,10 +53,17 @@ pub struct Links {
 struct Shared {
     folder: Folder,
     faults: watch::Sender<Faults>,
-    /// Who is connected to whom.
-    connected: Mutex<BTreeMap<u64, (Option<String>, String)>>,
+    connections: Mutex<Connections>,
     numbers: AtomicU64,
     who: Who,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    /// Who is connected to whom.
+    now: BTreeMap<u64, (Option<String>, String)>,
+    /// How many each fault has met: those that it found, and those that were wanted while it lasted.
+    met: BTreeMap<u64, usize>,
 }
 
 impl Links {
@@ -68,7 +75,7 @@ impl Links {
         let shared = Arc::new(Shared {
             folder: folder.clone(),
             faults: watch::Sender::default(),
-            connected: Mutex::default(),
+            connections: Mutex::default(),
             numbers: AtomicU64::new(0),
             who: Who::new(folder),
         });
@@ -151,31 +158,44 @@ impl Shared {
     ) -> Result<(), pipe::Away> {
         let from = self.who.ask(Ends { from: peer, to: front }).await;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        lock(&self.connected).insert(number, (from.clone(), to.clone()));
+        self.connects(number, from.clone(), to.clone());
         let carried = carry(stream, server, Sky { from, to, faults: self.faults.subscribe() }).await;
-        lock(&self.connected).remove(&number);
+        lock(&self.connections).now.remove(&number);
         carried
+    }
+
+    fn connects(&self, number: u64, from: Option<String>, to: String) {
+        let mut connections = lock(&self.connections);
+        if let Some(from) = &from {
+            for (fault, _) in self.faults.borrow().iter().filter(|(_, fault)| fault.is_between(from, &to)) {
+                *connections.met.entry(*fault).or_default() += 1;
+            }
+        }
+        connections.now.insert(number, (from, to));
     }
 
     /// Begins a fault: its number, and how many connections it meets now.
     fn begin(&self, fault: Fault) -> (u64, usize) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let met = {
-            let connected = lock(&self.connected);
-            let is_met =
-                |(from, to): &&(Option<String>, String)| from.as_ref().is_some_and(|from| fault.is_between(from, to));
-            connected.values().filter(is_met).count()
-        };
+        // Held until the fault is there, so that no connection is missed in between, and none counted twice.
+        let mut connections = lock(&self.connections);
+        let is_met =
+            |(from, to): &&(Option<String>, String)| from.as_ref().is_some_and(|from| fault.is_between(from, to));
+        let met = connections.now.values().filter(is_met).count();
+        connections.met.insert(number, met);
         self.faults.send_modify(|faults| {
             Arc::make_mut(faults).insert(number, fault);
         });
         (number, met)
     }
 
-    fn end(&self, number: u64) {
+    /// Ends a fault: how many connections it has met in all.
+    fn end(&self, number: u64) -> usize {
+        let mut connections = lock(&self.connections);
         self.faults.send_modify(|faults| {
             Arc::make_mut(faults).remove(&number);
         });
+        connections.met.remove(&number).unwrap_or_default()
     }
 }
 

@@ -1,4 +1,5 @@
-//! How a fault is ordered: one line of JSON at a socket in the platform's folder, one line back; it lasts until the connection is closed.
+//! How a fault is ordered: one line of JSON at a socket in the platform's folder, one line back, with how many connections it meets; it lasts until the
+//! connection is closed, or at least no more is to come, which is answered with how many it has met in all.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,15 +60,15 @@ async fn carry_out(stream: UnixStream, shared: &Shared) -> Option<()> {
     let _ = stream.write_all(format!("{met}\n").as_bytes()).await;
     // To its end: whoever has ordered it lets go, or dies.
     let _ = stream.read_line(&mut line).await;
-    shared.end(number);
-    Some(())
+    let met = shared.end(number);
+    stream.write_all(format!("{met}\n").as_bytes()).await.ok()
 }
 
 /// A fault that lasts as long as this is there.
 #[derive(Debug)]
 pub struct Held {
     /// Lets go of it when dropped.
-    _stream: BufReader<UnixStream>,
+    stream: BufReader<UnixStream>,
     /// How many connections it met when it began.
     pub met: usize,
 }
@@ -89,9 +90,27 @@ impl Held {
         };
         match tokio::time::timeout(ANSWER, ordered).await {
             Ok(Ok((stream, line))) => match line.trim().parse() {
-                Ok(met) => Ok(Self { _stream: stream, met }),
+                Ok(met) => Ok(Self { stream, met }),
                 Err(_) => Err(format!("its network answers '{}'", line.trim())),
             },
+            Ok(Err(error)) => Err(format!("its network cannot be reached: {error}")),
+            Err(_) => Err("its network does not answer".to_owned()),
+        }
+    }
+
+    /// Ends it: how many connections it has met in all, also such as were wanted while it lasted.
+    ///
+    /// # Errors
+    /// Its network does not say.
+    pub async fn end(mut self) -> Result<usize, String> {
+        let told = async {
+            let mut line = String::new();
+            self.stream.get_mut().shutdown().await?;
+            self.stream.read_line(&mut line).await?;
+            Ok::<_, std::io::Error>(line)
+        };
+        match tokio::time::timeout(ANSWER, told).await {
+            Ok(Ok(line)) => line.trim().parse().map_err(|_| format!("its network answers '{}'", line.trim())),
             Ok(Err(error)) => Err(format!("its network cannot be reached: {error}")),
             Err(_) => Err("its network does not answer".to_owned()),
         }

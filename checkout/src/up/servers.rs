@@ -208,7 +208,7 @@ pub fn follow(primary: SocketAddr) -> String {
 }
 
 /// How long a database may be silent before a sentinel holds it to be dead.
-const DOWN_AFTER_MS: u64 = 2_000;
+pub(crate) const DOWN_AFTER_MS: u64 = 2_000;
 /// How long a failover may take; after twice as long another one is tried.
 const FAILOVER_LIMIT_MS: u64 = 4_000;
 

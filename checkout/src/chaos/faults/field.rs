@@ -15,7 +15,6 @@ use crate::http_client::address_of;
 use crate::secrets::Secrets;
 use crate::service::Service;
 use crate::status;
-use crate::up::plan::Group;
 use crate::up::ready::{self, Role, say_to_redis};
 
 /// How often it is looked whether all is whole.
@@ -69,6 +68,16 @@ impl Field {
     pub fn names(&self, prefix: &str) -> Vec<String> {
         let all = self.platform.processes.iter().map(|it| it.name.clone());
         all.filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    /// Names of the instances of a service, in their order.
+    pub fn instances(&self, service: Service) -> Vec<String> {
+        self.names(&format!("{service}-"))
+    }
+
+    /// All lanes of this platform.
+    pub fn lanes(&self) -> Vec<Lane> {
+        Lane::all(|service| self.instances(service).len())
     }
 
     /// The pid of a process now.
@@ -180,14 +189,11 @@ impl Field {
     /// Whether everything in a lane is as it was at the beginning, so that it bears the next fault.
     async fn is_whole(&self, lane: Lane) -> Result<(), String> {
         match lane {
-            Lane::Services => {
-                for process in &self.platform.processes {
-                    if matches!(Group::of_process(&process.name), Some(Group::Gateway | Group::Service(_))) {
-                        self.is_ready(&process.name).await?;
-                    }
-                }
-                Ok(())
-            }
+            Lane::Instance(service, number) => match self.instances(service).get(number) {
+                Some(name) => self.is_ready(name).await,
+                None => Ok(()),
+            },
+            Lane::Gateway => self.is_ready("gateway").await,
             Lane::Redis(service) if self.platform.ha => self.is_group_whole(service).await,
             Lane::Redis(service) => self.is_ready(&format!("redis-{service}")).await,
             Lane::Sentinels => {
@@ -206,8 +212,7 @@ impl Field {
                 }
             }
             Lane::Platform => {
-                let databases = Service::ALL.map(Lane::Redis);
-                for lane in [Lane::Nats, Lane::Sentinels, Lane::Services].into_iter().chain(databases) {
+                for lane in self.lanes().into_iter().filter(|lane| *lane != Lane::Platform) {
                     Box::pin(self.is_whole(lane)).await?;
                 }
                 Ok(())

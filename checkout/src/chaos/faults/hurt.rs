@@ -12,11 +12,14 @@ use crate::chaos::faults::{full, wire};
 use crate::links::Held;
 use crate::links::fault::{Fault, Trouble};
 use crate::service::Service;
+use crate::up::servers::DOWN_AFTER_MS;
 
 /// Everything that was hurt must be whole again in this time, or the run is not clean. Far more than anything takes on an idle machine.
 pub const WHOLE_WITHIN: Duration = Duration::from_secs(180);
 /// How often it is looked whether a process has died or come back.
 const POLL: Duration = Duration::from_millis(20);
+/// How often, where it is to die before it has served anybody.
+const AT_BIRTH: Duration = Duration::from_millis(3);
 
 /// The end of an effect after which another one has the role that the victim had.
 pub const MOVED: &str = ", another took its place";
@@ -53,14 +56,20 @@ pub async fn hurt(field: &Field, planned: &Planned) -> Outcome {
         None => return nothing("-", "nobody to hurt"),
     };
     let done = match kind.act {
-        Act::Kill => end(field, &target, Signal::SIGKILL).await,
+        Act::Kill => match kept_down(planned) {
+            Some(time) => keep_down(field, &target, time).await,
+            None => end(field, &target, Signal::SIGKILL).await,
+        },
         Act::Restart => end(field, &target, Signal::SIGTERM).await,
         Act::Wipe => wipe(field, &target).await,
         Act::Pause => pause(field, &target, lasts).await,
         Act::Failover => fail_over(field, kind.victim, pick).await,
         Act::Lag => lag(field, kind.victim, &target, planned).await,
         Act::Fill => full::fill(field, &target, planned).await,
-        Act::Purge => with_patience(field.broker().purge(CHECKOUT)).await.map(|count| format!("{count} messages gone")),
+        Act::Purge => match with_patience(field.broker().purge(CHECKOUT)).await {
+            Ok(0) => Err("it was empty".to_owned()),
+            purged => purged.map(|count| format!("{count} messages gone")),
+        },
         Act::Delete => with_patience(field.broker().delete(CHECKOUT)).await.map(|()| "gone".to_owned()),
         Act::Roll => roll(field).await,
         Act::Command | Act::Cut | Act::Delay | Act::Hold | Act::HalfOpen => Err("not here".to_owned()),
@@ -87,7 +96,7 @@ pub(super) async fn standing(field: &Field, victim: Victim) -> Option<String> {
 async fn target(field: &Field, victim: Victim, pick: usize, standing: Option<&str>) -> Option<String> {
     let one_of = |names: Vec<String>| names.get(pick % names.len().max(1)).cloned();
     match victim {
-        Victim::Instance(service) => one_of(field.names(&format!("{service}-"))),
+        Victim::Instance(service) => one_of(field.instances(service)),
         Victim::Gateway => Some("gateway".to_owned()),
         Victim::Database(service) => Some(format!("redis-{service}")),
         Victim::Primary(_) | Victim::Leader => standing.map(str::to_owned),
@@ -119,6 +128,35 @@ async fn end(field: &Field, name: &str, signal: Signal) -> Result<String, String
         return Err("it does not run any more".to_owned());
     }
     Ok(format!("back after {:.1} s", came_back(field, name, pid).await?.as_secs_f64()))
+}
+
+/// For how long a killed process is not let live again; nothing where it is started again at once. A primary comes back with its disk faster than
+/// sentinels miss it, so only one that stays away for longer than their patience has another one take its place by its death alone: every second
+/// one, and by so much longer that it comes back before, while and after it is replaced.
+fn kept_down(planned: &Planned) -> Option<Duration> {
+    let (shortest, longest) = (DOWN_AFTER_MS + 500, DOWN_AFTER_MS + 6_000);
+    let is_kept = matches!(planned.kind.victim, Victim::Primary(_)) && planned.dose.is_multiple_of(2);
+    is_kept.then(|| Duration::from_millis(shortest + planned.dose / 2 % (longest - shortest)))
+}
+
+/// Kills a process, and whoever comes in its place, for a while; then waits until it is back.
+async fn keep_down(field: &Field, name: &str, time: Duration) -> Result<String, String> {
+    let mut last = field.pid(name).ok_or("it does not run")?;
+    if !field.signal(name, last, Signal::SIGKILL) {
+        return Err("it does not run any more".to_owned());
+    }
+    let began = Instant::now();
+    while began.elapsed() < time {
+        if let Some(pid) = field.pid(name).filter(|pid| *pid != last)
+            && field.signal(name, pid, Signal::SIGKILL)
+        {
+            last = pid;
+        }
+        tokio::time::sleep(AT_BIRTH).await;
+    }
+    came_back(field, name, last).await?;
+    let (kept, back) = (time.as_secs_f64(), began.elapsed().as_secs_f64());
+    Ok(format!("kept down for {kept:.1} s, back after {back:.1} s"))
 }
 
 /// Waits until a process runs with another pid and does its work.
@@ -175,7 +213,9 @@ async fn lag(field: &Field, victim: Victim, primary: &str, planned: &Planned) ->
     let stands_still = planned.dose.is_multiple_of(2);
     let pid = field.pid(&replica).ok_or("its replica does not run")?;
     let held = if stands_still {
-        field.signal(&replica, pid, Signal::SIGSTOP);
+        if !field.signal(&replica, pid, Signal::SIGSTOP) {
+            return Err("its replica does not run any more".to_owned());
+        }
         None
     } else {
         let between = Fault { one: vec![replica.clone()], other: vec![primary.to_owned()], trouble: Trouble::Hold };
@@ -206,8 +246,10 @@ async fn fail_over(field: &Field, victim: Victim, pick: usize) -> Result<String,
     while field.primary(service).await == before && began.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(POLL).await;
     }
-    let moved = if field.primary(service).await == before { "" } else { MOVED };
-    Ok(format!("took {:.1} s{moved}", began.elapsed().as_secs_f64()))
+    if field.primary(service).await == before {
+        return Err("it stays in its place".to_owned());
+    }
+    Ok(format!("took {:.1} s{MOVED}", began.elapsed().as_secs_f64()))
 }
 
 /// Everything is restarted in peace, one after the other, as for an upgrade of the machine below it.
@@ -216,17 +258,48 @@ async fn roll(field: &Field) -> Result<String, String> {
     let began = Instant::now();
     let mut names: Vec<(String, Lane)> = Vec::new();
     for service in Service::ALL {
-        names.extend(field.names(&format!("{service}-")).into_iter().map(|it| (it, Lane::Services)));
+        let instances = field.instances(service).into_iter().enumerate();
+        names.extend(instances.map(|(number, name)| (name, Lane::Instance(service, number))));
         let nodes = field.names(&format!("redis-{service}"));
         names.extend(nodes.into_iter().map(|it| (it, Lane::Redis(service))));
     }
     names.extend(field.names("sentinel-").into_iter().map(|it| (it, Lane::Sentinels)));
     names.extend(field.names("nats-").into_iter().map(|it| (it, Lane::Nats)));
-    names.push(("gateway".to_owned(), Lane::Services));
+    names.push(("gateway".to_owned(), Lane::Gateway));
     let count = names.len();
     for (name, lane) in names {
         end(field, &name, Signal::SIGTERM).await?;
         field.wait_until_whole(lane, WHOLE_WITHIN).await?;
     }
     Ok(format!("{count} processes in {:.0} s", began.elapsed().as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::faults::kind::{Kind, Lane};
+    use crate::chaos::faults::schedule::Schedule;
+
+    #[test]
+    fn some_killed_primaries_stay_away_for_longer_than_sentinels_wait_and_nobody_else_does() {
+        let of = |lane| {
+            let schedule = Schedule::new(7, lane, &Kind::all(true), Duration::from_secs(5));
+            let kills = schedule.into_iter().flat_map(|it| it.take(2_000)).filter(|it| it.kind.act == Act::Kill);
+            kills.map(|it| (it.kind.victim, kept_down(&it))).collect::<Vec<_>>()
+        };
+        let service = Service::Stock;
+        let kills = of(Lane::Redis(service));
+        let primaries: Vec<_> = kills.iter().filter(|(victim, _)| *victim == Victim::Primary(service)).collect();
+        let kept: Vec<Duration> = primaries.iter().filter_map(|(_, kept)| *kept).collect();
+        assert!(
+            (primaries.len() / 3..primaries.len() * 2 / 3).contains(&kept.len()),
+            "{} of {}",
+            kept.len(),
+            kills.len()
+        );
+        assert!(kept.iter().all(|time| *time > Duration::from_millis(DOWN_AFTER_MS)), "{kept:?}");
+        assert_eq!(kept.len(), kills.iter().filter(|(_, kept)| kept.is_some()).count(), "replicas are not");
+        assert!(of(Lane::Instance(service, 0)).iter().all(|(_, kept)| kept.is_none()));
+        assert_eq!(kills, of(Lane::Redis(service)), "one seed is one schedule");
+    }
 }

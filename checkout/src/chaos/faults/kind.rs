@@ -71,15 +71,15 @@ pub enum Victim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Link {
     /// The gateway and one instance.
-    GatewayService,
+    GatewayService(Service),
     /// One instance and all nodes of its database.
-    ServiceRedis,
+    ServiceRedis(Service),
     /// One instance and NATS.
-    ServiceNats,
+    ServiceNats(Service),
     /// One instance and all who choose primaries.
-    ServiceSentinel,
+    ServiceSentinel(Service),
     /// One instance and everybody.
-    AroundService,
+    AroundService(Service),
     /// One of those who choose primaries and everybody.
     AroundSentinel,
     /// The primary of a database and one of its replicas.
@@ -95,11 +95,11 @@ pub enum Link {
 impl Link {
     fn name(self) -> &'static str {
         match self {
-            Self::GatewayService => "gateway-service",
-            Self::ServiceRedis => "service-redis",
-            Self::ServiceNats => "service-nats",
-            Self::ServiceSentinel => "service-sentinel",
-            Self::AroundService => "around-service",
+            Self::GatewayService(_) => "gateway-service",
+            Self::ServiceRedis(_) => "service-redis",
+            Self::ServiceNats(_) => "service-nats",
+            Self::ServiceSentinel(_) => "service-sentinel",
+            Self::AroundService(_) => "around-service",
             Self::AroundSentinel => "around-sentinel",
             Self::ReplicaPrimary(_) => "replica-primary",
             Self::AroundPrimary(_) => "around-primary",
@@ -108,13 +108,13 @@ impl Link {
         }
     }
 
-    fn lane(self) -> Lane {
+    fn lane(self, number: usize) -> Lane {
         match self {
-            Self::GatewayService
-            | Self::ServiceRedis
-            | Self::ServiceNats
-            | Self::ServiceSentinel
-            | Self::AroundService => Lane::Services,
+            Self::GatewayService(service)
+            | Self::ServiceRedis(service)
+            | Self::ServiceNats(service)
+            | Self::ServiceSentinel(service)
+            | Self::AroundService(service) => Lane::Instance(service, number),
             Self::AroundSentinel => Lane::Sentinels,
             Self::ReplicaPrimary(service) | Self::AroundPrimary(service) => Lane::Redis(service),
             Self::NatsNats | Self::AroundLeader => Lane::Nats,
@@ -123,9 +123,11 @@ impl Link {
 
     /// All that there are on a platform with (`ha`) or without replicas.
     fn all(ha: bool) -> Vec<Self> {
-        let mut all = vec![Self::GatewayService, Self::ServiceRedis, Self::ServiceNats, Self::AroundService];
+        let of_each = [Self::GatewayService, Self::ServiceRedis, Self::ServiceNats, Self::AroundService];
+        let mut all: Vec<Self> = of_each.into_iter().flat_map(|link| Service::ALL.map(link)).collect();
         if ha {
-            all.extend([Self::ServiceSentinel, Self::AroundSentinel, Self::NatsNats, Self::AroundLeader]);
+            all.extend(Service::ALL.map(Self::ServiceSentinel));
+            all.extend([Self::AroundSentinel, Self::NatsNats, Self::AroundLeader]);
             all.extend(Service::ALL.into_iter().flat_map(|it| [Self::ReplicaPrimary(it), Self::AroundPrimary(it)]));
         }
         all
@@ -202,8 +204,10 @@ impl fmt::Display for Kind {
 /// Faults that do not meet each other: within a lane there is one at a time, and the next waits until all is whole again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Instances and the gateway.
-    Services,
+    /// One instance of a service, by its number from 0 on. Another one may be hurt at the same time, of this service or of another.
+    Instance(Service, usize),
+    /// The one port.
+    Gateway,
     /// The nodes of one database: two losses at once are more than three nodes promise to bear.
     Redis(Service),
     /// Likewise.
@@ -214,16 +218,38 @@ pub enum Lane {
     Platform,
 }
 
-impl Kind {
-    /// Where it happens.
+impl Lane {
+    /// All that there are on a platform with so many instances of each service.
+    pub fn all(instances: impl Fn(Service) -> usize) -> Vec<Self> {
+        let of = |service| (0..instances(service)).map(move |number| Self::Instance(service, number));
+        let mut all: Vec<Self> = Service::ALL.into_iter().flat_map(of).collect();
+        all.extend([Self::Gateway, Self::Sentinels, Self::Nats, Self::Platform]);
+        all.extend(Service::ALL.map(Self::Redis));
+        all
+    }
+
+    /// The number of the instance, where there are several lanes of one kind.
+    fn number(self) -> usize {
+        if let Self::Instance(_, number) = self { number } else { 0 }
+    }
+
+    /// Whether a fault happens there.
     #[must_use]
-    pub fn lane(self) -> Lane {
+    pub fn takes(self, kind: Kind) -> bool {
+        kind.lane(self.number()) == self
+    }
+}
+
+impl Kind {
+    /// Where it happens; to which instance, where there are several of a service.
+    fn lane(self, number: usize) -> Lane {
         match self.victim {
-            Victim::Instance(_) | Victim::Gateway => Lane::Services,
+            Victim::Instance(service) => Lane::Instance(service, number),
+            Victim::Gateway => Lane::Gateway,
             Victim::Database(service) | Victim::Primary(service) | Victim::Replica(service) => Lane::Redis(service),
             Victim::Sentinel => Lane::Sentinels,
             Victim::Nats | Victim::Leader | Victim::Stream => Lane::Nats,
-            Victim::Link(link) => link.lane(),
+            Victim::Link(link) => link.lane(number),
             Victim::Platform => Lane::Platform,
         }
     }
@@ -337,10 +363,27 @@ mod tests {
     #[test]
     fn links_are_chosen_together_or_by_what_they_are_between() {
         let acts = ["cut", "delay", "hold", "half-open"];
-        assert_eq!(chosen("link", false).unwrap().len(), 4 * acts.len());
+        assert_eq!(chosen("link", false).unwrap().len(), 4 * Service::ALL.len() * acts.len());
         assert_eq!(chosen("nats-nats", true).unwrap(), acts.map(|act| format!("{act}:nats-nats")));
         assert_eq!(chosen("cut:around-primary", true).unwrap(), ["cut:around-primary"; 3]);
         assert!(chosen("cut:around-primary", false).is_err());
+    }
+
+    #[test]
+    fn each_instance_has_a_lane_of_its_own_and_each_kind_one_on_every_platform() {
+        let lanes = Lane::all(|service| if service == Service::Order { 2 } else { 1 });
+        let of = |victim| {
+            let kind = Kind { act: Act::Kill, victim };
+            lanes.iter().copied().filter(|lane| lane.takes(kind)).collect::<Vec<_>>()
+        };
+        let both = [Lane::Instance(Service::Order, 0), Lane::Instance(Service::Order, 1)];
+        assert_eq!(of(Victim::Instance(Service::Order)), both);
+        assert_eq!(of(Victim::Link(Link::ServiceNats(Service::Order))), both);
+        assert_eq!(of(Victim::Instance(Service::Payment)), [Lane::Instance(Service::Payment, 0)]);
+        assert_eq!(of(Victim::Gateway), [Lane::Gateway]);
+        for kind in Kind::all(true) {
+            assert!(lanes.iter().any(|lane| lane.takes(kind)), "{kind}");
+        }
     }
 
     #[test]

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chaos::recorder::Recorder;
 use crate::checker::history::Line;
-use crate::service::Service;
 use field::Field;
 use hurt::{Outcome, WHOLE_WITHIN, hurt};
 use kind::{Kind, Lane};
@@ -88,7 +87,8 @@ impl Shared {
     /// How many have happened.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.happened.lock().unwrap_or_else(PoisonError::into_inner).len()
+        let happened = self.happened.lock().unwrap_or_else(PoisonError::into_inner);
+        happened.iter().filter(|it| it.outcome.had_effect).count()
     }
 
     /// What did not become whole again.
@@ -99,18 +99,22 @@ impl Shared {
 
     fn keep(&self, happened: Happened) {
         let Happened { fault, outcome, start_us, end_us, back_us, closed_us } = happened.clone();
-        let Outcome { target, effect, .. } = outcome;
-        self.recorder.write(&Line::Fault { fault, target, start_us, end_us, back_us, closed_us, effect });
+        let Outcome { target, effect, had_effect } = outcome;
+        let missed = !had_effect;
+        self.recorder.write(&Line::Fault { fault, target, start_us, end_us, back_us, closed_us, effect, missed });
         self.happened.lock().unwrap_or_else(PoisonError::into_inner).push(happened);
     }
 }
 
 /// Lets all lanes run until told to stop; then each finishes what it has begun, and is whole.
 pub async fn run(field: Arc<Field>, shared: Arc<Shared>, seed: u64, kinds: &[Kind], pause: Duration) {
-    let databases = Service::ALL.map(Lane::Redis);
-    let lanes = [Lane::Services, Lane::Sentinels, Lane::Nats, Lane::Platform].into_iter().chain(databases);
+    let lanes = field.lanes();
+    let is_instance = |lane: &Lane| matches!(lane, Lane::Instance(..));
+    // Over all instances as often as in another lane: more of them are not to make everything else rare.
+    let instances = u32::try_from(lanes.iter().filter(|lane| is_instance(lane)).count()).unwrap_or(u32::MAX);
     let mut running = JoinSet::new();
     for lane in lanes {
+        let pause = if is_instance(&lane) { pause.saturating_mul(instances) } else { pause };
         if let Some(schedule) = Schedule::new(seed, lane, kinds, pause) {
             running.spawn(run_lane(field.clone(), shared.clone(), lane, schedule));
         }

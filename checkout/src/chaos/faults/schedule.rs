@@ -27,6 +27,7 @@ pub struct Planned {
 #[derive(Debug)]
 pub struct Schedule {
     rng: StdRng,
+    lane: Lane,
     kinds: Vec<Kind>,
     pause: Duration,
 }
@@ -35,17 +36,18 @@ impl Schedule {
     /// The faults of a lane, on average `pause` apart; nothing if none of `kinds` happens there.
     #[must_use]
     pub fn new(seed: u64, lane: Lane, kinds: &[Kind], pause: Duration) -> Option<Self> {
-        let mut kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.lane() == lane).collect();
+        let mut kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| lane.takes(*kind)).collect();
         kinds.sort();
         let number = match lane {
-            Lane::Services => 1,
+            Lane::Gateway => 1,
             Lane::Sentinels => 2,
             Lane::Nats => 3,
             Lane::Platform => 4,
             Lane::Redis(service) => 5 + service as u64,
+            Lane::Instance(service, number) => 8 + service as u64 + 3 * number as u64,
         };
         let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number));
-        (!kinds.is_empty()).then_some(Self { rng, kinds, pause })
+        (!kinds.is_empty()).then_some(Self { rng, lane, kinds, pause })
     }
 }
 
@@ -60,7 +62,8 @@ impl Iterator for Schedule {
         let kind = kinds[self.rng.random_range(0..kinds.len())];
         let average = if kind.act == Act::Roll { self.pause * 20 } else { self.pause };
         let after = average.mul_f64(self.rng.random_range(0.3..1.7));
-        let pick = self.rng.random_range(0..1_000);
+        let drawn = self.rng.random_range(0..1_000);
+        let pick = if let Lane::Instance(_, number) = self.lane { number } else { drawn };
         // Long enough that the others miss it, and now and then not quite.
         let (shortest, longest) = match kind.victim {
             Victim::Primary(_) | Victim::Replica(_) => (1_000, 7_000),
@@ -97,10 +100,27 @@ mod tests {
         for ha in [false, true] {
             let kinds = Kind::all(ha);
             for kind in &kinds {
-                let schedule = Schedule::new(5, kind.lane(), &kinds, Duration::from_secs(5));
-                assert!(schedule.is_some_and(|mut it| it.by_ref().take(1_000).any(|it| it.kind == *kind)), "{kind}");
+                let lanes = Lane::all(|_| 2).into_iter().filter(|lane| lane.takes(*kind));
+                let mut schedules = lanes.map(|lane| Schedule::new(5, lane, &kinds, Duration::from_secs(5)));
+                let happens = |it: Option<Schedule>| it.is_some_and(|mut it| it.any(|it| it.kind == *kind));
+                assert!(schedules.all(happens), "{kind}");
             }
         }
+    }
+
+    #[test]
+    fn each_instance_is_hurt_by_a_schedule_of_its_own() {
+        let kinds = Kind::all(true);
+        let of = |service, number| {
+            let lane = Lane::Instance(service, number);
+            let schedule = Schedule::new(3, lane, &kinds, Duration::from_secs(5));
+            schedule.into_iter().flat_map(|it| it.take(100)).collect::<Vec<_>>()
+        };
+        let (first, second) = (of(Service::Order, 0), of(Service::Order, 1));
+        assert!(first.iter().all(|it| it.pick == 0) && second.iter().all(|it| it.pick == 1));
+        let acts = |planned: &[Planned]| planned.iter().map(|it| it.kind.act).collect::<Vec<_>>();
+        assert_ne!(acts(&first), acts(&second));
+        assert_ne!(acts(&first), acts(&of(Service::Payment, 0)));
     }
 
     #[test]

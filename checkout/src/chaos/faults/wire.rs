@@ -45,12 +45,12 @@ pub async fn hurt(field: &Field, link: Link, planned: &Planned) -> Outcome {
         Err(why) => return nothing(&target, why),
     };
     tokio::time::sleep(planned.lasts).await;
-    let met = held.met;
-    drop(held);
+    let met_first = held.met;
+    let met = held.end().await.unwrap_or(met_first);
     let after = standing(field, role).await;
     let moved = before.is_some() && after.is_some() && before != after;
     let done = format!("{}, {met} connections{}", told(trouble, planned.lasts), if moved { MOVED } else { "" });
-    outcome(&target, done)
+    if met == 0 { nothing(&target, done) } else { outcome(&target, done) }
 }
 
 fn trouble(planned: &Planned) -> Option<Trouble> {
@@ -87,20 +87,14 @@ fn role(link: Link) -> Victim {
 async fn ends(field: &Field, link: Link, planned: &Planned) -> Option<Ends> {
     let pick = planned.pick;
     let one_of = |names: &[String]| names.get(pick % names.len().max(1)).cloned();
-    let instances = || -> Vec<String> {
-        Service::ALL.into_iter().flat_map(|service| field.names(&format!("{service}-"))).collect()
-    };
+    let instance = |service: Service| one_of(&field.instances(service));
     let nodes = |service: Service| field.names(&format!("redis-{service}"));
     Some(match link {
-        Link::GatewayService => Ends { one: one_of(&instances())?, other: vec!["gateway".to_owned()] },
-        Link::ServiceRedis => {
-            let one = one_of(&instances())?;
-            let service = one.rsplit_once('-')?.0.parse().ok()?;
-            Ends { one, other: nodes(service) }
-        }
-        Link::ServiceNats => Ends { one: one_of(&instances())?, other: field.names("nats-") },
-        Link::ServiceSentinel => Ends { one: one_of(&instances())?, other: field.names("sentinel-") },
-        Link::AroundService => Ends { one: one_of(&instances())?, other: Vec::new() },
+        Link::GatewayService(service) => Ends { one: instance(service)?, other: vec!["gateway".to_owned()] },
+        Link::ServiceRedis(service) => Ends { one: instance(service)?, other: nodes(service) },
+        Link::ServiceNats(service) => Ends { one: instance(service)?, other: field.names("nats-") },
+        Link::ServiceSentinel(service) => Ends { one: instance(service)?, other: field.names("sentinel-") },
+        Link::AroundService(service) => Ends { one: instance(service)?, other: Vec::new() },
         Link::AroundSentinel => Ends { one: one_of(&field.names("sentinel-"))?, other: Vec::new() },
         Link::ReplicaPrimary(service) => {
             let primary = field.primary(service).await?;
