@@ -334,6 +334,27 @@ async fn who_refuses_for_now_does_not_speak_for_an_instance_that_died_with_the_r
     }
 }
 
+/// The first try may yet begin the order's next saga. Not so of what the first try finds recorded when it comes.
+#[tokio::test]
+async fn a_checkout_that_is_refused_after_an_instance_died_with_it_is_not_known_yet() {
+    let (key, never) = ("idempotency-key: k\r\n", CancellationToken::new());
+    for (path, headers, told) in [
+        ("/orders/checkout/5", "", "HTTP/1.1 202"),
+        ("/orders/checkout/5", key, "HTTP/1.1 400"),
+        ("/orders/addItem/5/7/1", "", "HTTP/1.1 400"),
+    ] {
+        let dying = Upstream::start(Manner::BreakOff).await;
+        let other = Upstream::start(Manner::NotNow("400 Bad Request", never.clone())).await;
+        let gateway = Gateway::start(&[dying.url(), other.url()]).await;
+        while dying.requests() == 0 {
+            let answer = gateway.ask("POST", path, headers).await;
+            let expected = if dying.requests() == 0 { "HTTP/1.1 400" } else { told };
+            assert!(answer.starts_with(expected), "{path} {headers}: {answer}");
+            assert_eq!(answer.contains("location: /orders/find/5"), expected == "HTTP/1.1 202", "{answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
     let mut dying = Vec::new();

@@ -154,6 +154,9 @@ impl Balancer {
                     continue;
                 }
                 match repeat::settle(&mut parts, response).await {
+                    Some(refusal) if repeat::is_no_last_word(&parts, refusal.status()) => {
+                        return repeat::open(self.service, &parts);
+                    }
                     Some(response) => return response,
                     None => tried = 0,
                 }

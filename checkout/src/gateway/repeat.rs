@@ -1,7 +1,8 @@
 //! A request that an instance took and did not answer: what makes it safe to ask again, and what the client is told when nobody answers.
 //!
 //! Whether such a request took effect cannot be seen from here, but it can be asked again without doing it twice. A `GET` changes
-//! nothing. A checkout joins the saga that is under way, or finds the order paid. Every other `POST` gets an id here, under which
+//! nothing. A checkout joins the saga that is under way, or finds the order paid; but where it is refused, its first try may still come and begin
+//! the order's next saga, so the refusal is not the last word. Every other `POST` gets an id here, under which
 //! the service records its reply with its effect: the repeat is answered from the record. It costs the service nothing, because
 //! it records each command under some id anyway.
 
@@ -65,6 +66,16 @@ pub fn may_move(parts: &Parts) -> bool {
 pub fn is_of_this_try_only(parts: &Parts, status: StatusCode) -> bool {
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     !is_read && (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error())
+}
+
+/// Whether a repeat was refused, and the first try may take effect all the same: a checkout that an instance still has in hand, or has sent to its
+/// database on a connection that does not move, begins another saga when the one that the repeat was told of has failed. Under a client's key it
+/// would find that recorded.
+pub fn is_no_last_word(parts: &Parts, status: StatusCode) -> bool {
+    status.is_client_error()
+        && parts.method == Method::POST
+        && parts.uri.path().starts_with(CHECKOUT)
+        && !parts.headers.contains_key(IDEMPOTENCY_KEY)
 }
 
 /// What is true when nobody answered in time: a command may take effect or not; a read took none.
