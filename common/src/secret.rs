@@ -65,12 +65,15 @@ impl Login {
     }
 }
 
-/// A sentinel URL with the login at its sentinels.
+/// A sentinel URL with the login at its sentinels. Where that names no user, whom the URL names already logs in, or the sentinels' default user.
 pub fn with_sentinel_login(url: &str, login: &Login) -> Secret {
     let separator = if url.contains('?') { '&' } else { '?' };
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let (user, password) = (encoded(&login.user), encoded(&login.password));
-    Secret(format!("{url}{separator}sentinel_user={user}&sentinel_password={password}"))
+    let user = match login.user.as_str() {
+        "" => String::new(),
+        user => format!("sentinel_user={}&", encoded(user)),
+    };
+    Secret(format!("{url}{separator}{user}sentinel_password={}", encoded(&login.password)))
 }
 
 #[cfg(test)]
@@ -91,6 +94,12 @@ mod tests {
         assert_eq!(
             &*with_sentinel_login(&sentinels, &at_sentinels),
             format!("{}?sentinel_user=service&sentinel_password=w%2F", &*sentinels)
+        );
+        let named = "redis+sentinel://one:1/name?sentinel_user=service";
+        assert_eq!(
+            &*with_sentinel_login(named, &Login { user: String::new(), ..at_sentinels }),
+            format!("{named}&sentinel_password=w%2F"),
+            "whom the URL names"
         );
         assert!(!format!("{login:?}{sentinels:?}").contains("p@s"));
     }

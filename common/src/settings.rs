@@ -86,7 +86,7 @@ pub const COMMON: &[Setting] = &[
     Setting {
         name: "SENTINEL_USER",
         default: "",
-        help: "who the service is to the sentinels; their default user where only a password is given",
+        help: "who the service is to the sentinels; where only a password is given, whom REDIS_URL names, or their default user",
     },
     Setting {
         name: "SENTINEL_PASSWORD",
@@ -198,7 +198,8 @@ pub fn read_login(
     }
 }
 
-/// Reads who one is to the sentinels: nobody, where there is no password. (A password alone is what sentinels ask for that know one user only.)
+/// Reads who one is to the sentinels: nobody, where there is no password. With a password alone the user is empty: whom the URL names, or their
+/// default user.
 ///
 /// # Errors
 /// A user without a password, or a file that cannot be read.
@@ -208,7 +209,7 @@ pub fn read_sentinel_login() -> Result<Option<Login>, WrongSetting> {
         (Some(user), None) => {
             Err(WrongSetting::new("SENTINEL_USER", user, "expected a password in SENTINEL_PASSWORD too"))
         }
-        (user, Some(password)) => Ok(Some(Login { user: user.unwrap_or_else(|| "default".to_owned()), password })),
+        (user, Some(password)) => Ok(Some(Login { user: user.unwrap_or_default(), password })),
     }
 }
 

@@ -1,8 +1,8 @@
 //! One batch on its way: decode → react → publish what came of it → acknowledge. Nothing is acknowledged before everything
 //! that came of the whole batch is stored.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Message;
 use async_nats::jetstream::AckKind;
@@ -20,6 +20,7 @@ use crate::dead_letter::{REASON, dead_letter};
 use crate::message::{Outgoing, decode};
 use crate::publish::{Letter, Patience};
 use crate::pull::{delivery, position};
+use crate::refusals::Refusals;
 use crate::topology::Durable;
 
 /// Delay of the first redelivery that a reaction asks for. Doubled with each further one.
@@ -29,8 +30,6 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// Longest delay between two tries to bury a message whose dead letter is refused. It lasts until a person makes room, and there may be thousands.
 const LONGEST_BURIAL_RETRY: Duration = Duration::from_secs(30);
-/// How often it is said again that dead letters are refused.
-const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// A message that is delivered suspiciously often is mentioned again after so many more deliveries.
 const SAID_AGAIN_EVERY: i64 = 100;
@@ -47,27 +46,6 @@ pub(crate) struct Shared<R> {
     pub newer_patience: Duration,
     pub metrics: Metrics,
     pub refusals: Refusals,
-}
-
-/// Dead letters that the stream refuses: told at once, and again from time to time for as long as it does.
-#[derive(Default)]
-pub(crate) struct Refusals(Mutex<Option<Instant>>);
-
-impl Refusals {
-    fn tell(&self, durable: Durable, refused: usize, why: &str) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_some_and(|said| said.elapsed() < REFUSALS_SAID_EVERY) {
-            return;
-        }
-        *said = Some(Instant::now());
-        tracing::error!(
-            durable = durable.name(),
-            refused,
-            why,
-            "dead letters are refused: their events stay with the durable, and come again until there is room; make some with \
-             `checkout dead redrive` or `checkout dead drop`"
-        );
-    }
 }
 
 /// Bound once per consumer, because every message passes them.
@@ -201,10 +179,13 @@ impl<R: React> Shared<R> {
     fn decode(&self, messages: &[Message]) -> (Vec<Option<Fate>>, Vec<Event>) {
         let mut fates = Vec::with_capacity(messages.len());
         let mut events = Vec::with_capacity(messages.len());
+        let explained = self.refusals.last();
         for message in messages {
             if let Some(delivery) = delivery(message).filter(|delivery| delivery.delivered > SUSPICIOUS_DELIVERIES) {
                 self.metrics.suspicious.increment(1);
-                if delivery.delivered == SUSPICIOUS_DELIVERIES + 1 || delivery.delivered % SAID_AGAIN_EVERY == 0 {
+                let is_due =
+                    delivery.delivered == SUSPICIOUS_DELIVERIES + 1 || delivery.delivered % SAID_AGAIN_EVERY == 0;
+                if is_due && !explained {
                     tracing::warn!(
                         durable = self.durable.name(),
                         subject = message.subject.as_str(),

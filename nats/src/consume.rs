@@ -16,11 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Metrics, Refusals, Shared, answer_message, keep_alive};
+use crate::batch::{Metrics, Shared, answer_message, keep_alive};
 use crate::broker::{Broker, BrokerError};
 use crate::outage::{Outage, pause};
 use crate::publish::Patience;
 use crate::pull::{EXPIRES, Puller, Sign};
+use crate::refusals::Refusals;
 use crate::topology::{Durable, Limits};
 
 /// Signs of life within one `ack_wait` for a message in hand: enough that one may be late.

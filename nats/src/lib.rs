@@ -25,6 +25,7 @@ mod publish;
 mod pull;
 mod recall;
 mod redo;
+mod refusals;
 mod scan;
 pub mod topology;
 
