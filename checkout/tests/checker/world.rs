@@ -74,7 +74,7 @@ fn refused(status: u16, problem: &str) -> Reply {
 
 /// A checkout that was undone. Some refusals do not say which saga.
 fn undone(number: usize, problem: &str, place: String) -> Reply {
-    Reply { instance: Some(place).filter(|_| number % 3 != 0), ..refused(400, problem) }
+    Reply { instance: Some(place).filter(|_| !number.is_multiple_of(3)), ..refused(400, problem) }
 }
 
 fn place(order: &str, attempt: u64) -> String {
