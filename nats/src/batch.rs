@@ -179,7 +179,7 @@ impl<R: React> Shared<R> {
     fn decode(&self, messages: &[Message]) -> (Vec<Option<Fate>>, Vec<Event>) {
         let mut fates = Vec::with_capacity(messages.len());
         let mut events = Vec::with_capacity(messages.len());
-        let explained = self.refusals.last();
+        let explained = self.refusals.is_recent();
         for message in messages {
             if let Some(delivery) = delivery(message).filter(|delivery| delivery.delivered > SUSPICIOUS_DELIVERIES) {
                 self.metrics.suspicious.increment(1);

@@ -38,7 +38,7 @@ impl Refusals {
     }
 
     /// Whether it was said not long ago, which explains why messages come often.
-    pub fn last(&self) -> bool {
+    pub fn is_recent(&self) -> bool {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner).said;
         said.is_some_and(|said| said.elapsed() < 2 * SAID_EVERY)
     }

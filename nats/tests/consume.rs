@@ -168,16 +168,7 @@ async fn shutdown_hands_back_what_was_not_begun() {
 
     let second_broker = server.broker("payment-2").await;
     let second_seen = Seen::default();
-    let recorder = second_seen.clone();
-    let second = run(
-        &second_broker,
-        Durable::Payment,
-        &limits,
-        each(move |event| {
-            recorder.add(event);
-            Verdict::Publish(vec![])
-        }),
-    );
+    let second = run(&second_broker, Durable::Payment, &limits, second_seen.taking());
     eventually("the other instance has the rest", || async {
         first_seen.distinct().len() + second_seen.distinct().len() == 3_000
     })
@@ -205,17 +196,8 @@ async fn instances_come_and_go_under_traffic_and_nothing_is_left_lying() {
     });
     let seen = Seen::default();
     let start = async |n: usize| {
-        let recorder = seen.clone();
         let broker = server.broker(&format!("payment-{n}")).await;
-        let consumer = run(
-            &broker,
-            Durable::Payment,
-            &limits,
-            each(move |event| {
-                recorder.add(event);
-                Verdict::Publish(vec![])
-            }),
-        );
+        let consumer = run(&broker, Durable::Payment, &limits, seen.taking());
         eventually("bound", || async { consumer.ready.is_ready() }).await;
         consumer
     };

@@ -37,16 +37,7 @@ async fn a_flood_of_dead_letters_loses_none_and_holds_nobody_up() {
     let broker = server.ready_broker("payment-1", &limits).await;
     let (admin, graveyard) = (server.admin().await, Graveyard::new(broker.clone()));
     let seen = Seen::default();
-    let recorder = seen.clone();
-    let consumer = run(
-        &broker,
-        Durable::Payment,
-        &limits,
-        each(move |event| {
-            recorder.add(event);
-            Verdict::Publish(vec![])
-        }),
-    );
+    let consumer = run(&broker, Durable::Payment, &limits, seen.taking());
     let mut poison = BTreeSet::new();
     for n in 0..POISON {
         let sent = admin.publish("checkout.started", vec![b'x'; POISON_BYTES].into()).await.unwrap().await.unwrap();

@@ -90,12 +90,7 @@ async fn a_redriven_letter_is_the_event_it_was_and_the_saga_goes_on() {
     assert!(matches!(scene.graveyard.letter(2).await, Err(GraveyardError::NoLetter(2))));
 
     let seen = support::Seen::default();
-    let recorder = seen.clone();
-    let reactor = each(move |event| {
-        recorder.add(event);
-        Verdict::Publish(vec![])
-    });
-    let consumer = run(&scene.broker, Durable::Payment, &Limits::default(), reactor);
+    let consumer = run(&scene.broker, Durable::Payment, &Limits::default(), seen.taking());
     settled(&scene.admin, Durable::Payment).await;
     consumer.stop().await;
     assert_eq!(seen.all(), [1]);

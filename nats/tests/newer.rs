@@ -51,16 +51,7 @@ async fn a_newer_event_waits_for_an_instance_of_a_newer_build_and_the_rest_flows
         broker.publish(&started(100 + n).into(), None).await.unwrap();
     }
     let seen = Seen::default();
-    let recorder = seen.clone();
-    let old = run(
-        &broker,
-        Durable::Payment,
-        &limits,
-        each(move |event| {
-            recorder.add(event);
-            Verdict::Publish(vec![])
-        }),
-    );
+    let old = run(&broker, Durable::Payment, &limits, seen.taking());
     eventually("the old instance has done what it understands", || async { seen.distinct().len() == 5 }).await;
     eventually("it has met the others more than once", || async {
         let info = durable_info(&admin, Durable::Payment).await;

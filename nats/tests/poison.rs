@@ -40,16 +40,7 @@ async fn poison_is_dead_lettered_and_the_rest_flows_on() {
     }
 
     let seen = Seen::default();
-    let recorder = seen.clone();
-    let consumer = run(
-        &broker,
-        Durable::Payment,
-        &limits,
-        each(move |event| {
-            recorder.add(event);
-            Verdict::Publish(vec![])
-        }),
-    );
+    let consumer = run(&broker, Durable::Payment, &limits, seen.taking());
     let letters = dead_letters(&admin, poison.len()).await;
     settled(&admin, Durable::Payment).await;
     consumer.stop().await;

@@ -225,6 +225,15 @@ impl Seen {
         self.0.lock().unwrap().push(number(event));
     }
 
+    /// Adds each event, and answers it with nothing.
+    pub fn taking(&self) -> impl React {
+        let seen = self.clone();
+        each(move |event| {
+            seen.add(event);
+            Verdict::Publish(vec![])
+        })
+    }
+
     pub fn all(&self) -> Vec<usize> {
         self.0.lock().unwrap().clone()
     }
