@@ -341,7 +341,14 @@ impl<R: React> Intake<R> {
             match tokio::time::timeout_at(deadline, puller.next()).await {
                 Ok(Sign::Message(message)) => self.hold(message),
                 Ok(Sign::Note) => {}
-                Ok(Sign::Lost(_)) | Err(_) => return,
+                Ok(Sign::Lost(_)) => return,
+                Err(_elapsed) => {
+                    // Where this process stood still, more may be on its way here than the clock allows for. A round trip brings it.
+                    if self.broker.is_connected() && self.broker.settled(SETTLE_PATIENCE).await {
+                        self.hold_ready(&mut puller);
+                    }
+                    return;
+                }
             }
         }
     }
