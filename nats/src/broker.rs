@@ -24,13 +24,29 @@ use crate::outage::{Outage, pause};
 use crate::publish::Counters;
 use crate::topology::Limits;
 
-/// How long the server may take to confirm that a message is stored. A healthy server takes milliseconds; what is not confirmed by then
-/// is sent again. In a cluster nobody confirms what the leader had in hand when it died.
+/// How long the server may take to confirm that a message is stored, if nothing else is said ([`Waits`]). A healthy server takes
+/// milliseconds; what is not confirmed by then is sent again. In a cluster nobody confirms what the leader had in hand when it died.
 pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the server may take to describe a stream or a durable, or to make one. Shorter, because in a cluster nobody answers for the
 /// four to nine seconds in which a new leader is chosen, and who still waits for an answer then learns of its end late.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the server may take to answer, before it is asked again or trouble is told. Short, as here by default, where services must go on
+/// when a node of a cluster dies. Long for those who would rather know: what is sent again because its confirmation was late is stored twice.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// To confirm that a message is stored, or to give one.
+    pub answer: Duration,
+    /// To describe a stream or a durable, or to make one.
+    pub question: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { answer: ANSWER_PATIENCE, question: QUESTION_PATIENCE }
+    }
+}
 
 /// Messages that may be sent but not confirmed at once. Far above what full batches of one process need, so it is never
 /// the brake; those are the batches in flight and the HTTP server's own limits.
@@ -127,6 +143,7 @@ pub(crate) struct Inner {
     /// Whether everything has been there once: a stream that is missing after that was deleted.
     pub was_complete: AtomicBool,
     pub limits: Mutex<Limits>,
+    pub waits: Waits,
     pub counters: Counters,
     pub batches: FastIngest,
     /// Trouble with publishing, met by all requests in hand at once and told once.
@@ -206,6 +223,20 @@ impl Broker {
     /// # Errors
     /// An address is malformed, or no server could be reached within `patience`.
     pub async fn connect(urls: &str, service: &str, instance: &str, patience: Duration) -> Result<Self, BrokerError> {
+        Self::connect_waiting(urls, service, instance, patience, Waits::default()).await
+    }
+
+    /// The same for one who waits otherwise for answers.
+    ///
+    /// # Errors
+    /// As [`Broker::connect`].
+    pub async fn connect_waiting(
+        urls: &str,
+        service: &str,
+        instance: &str,
+        patience: Duration,
+        waits: Waits,
+    ) -> Result<Self, BrokerError> {
         let addresses = self::addresses(urls)?;
         let urls = without_secrets(urls);
         let (link_sender, link) = watch::channel(Link::default());
@@ -225,7 +256,7 @@ impl Broker {
             .reconnect_delay_callback(|attempts| pause(u32::try_from(attempts).unwrap_or(u32::MAX)))
             .connection_timeout(CONNECT_PATIENCE)
             .ping_interval(PING_INTERVAL)
-            .request_timeout(Some(ANSWER_PATIENCE))
+            .request_timeout(Some(waits.answer))
             .client_capacity(COMMAND_QUEUE)
             // Every subject here is a constant, made by the client or the server, or checked in `notify`.
             .skip_subject_validation(true)
@@ -237,13 +268,13 @@ impl Broker {
             .await
             .map_err(|error| BrokerError::Unreachable { urls: urls.clone(), patience, why: error.to_string() })?;
         let jetstream = ContextBuilder::new()
-            .timeout(QUESTION_PATIENCE)
-            .ack_timeout(ANSWER_PATIENCE)
+            .timeout(waits.question)
+            .ack_timeout(waits.answer)
             .max_ack_inflight(MAX_UNCONFIRMED)
             .build(client.clone());
         let broker = Self {
             inner: Arc::new(Inner {
-                batches: FastIngest::start(client.clone(), link.clone()),
+                batches: FastIngest::start(client.clone(), link.clone(), waits.answer),
                 client,
                 jetstream,
                 template: Template::new(&format!("/checkout/{service}"), instance),
@@ -252,6 +283,7 @@ impl Broker {
                 checking: tokio::sync::Mutex::new(None),
                 was_complete: AtomicBool::new(false),
                 limits: Mutex::new(Limits::default()),
+                waits,
                 counters: Counters::new(),
                 publishing: Outage::new("publishing to NATS"),
             }),

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::broker::{ANSWER_PATIENCE, Link};
+use crate::broker::Link;
 use crate::message::Outgoing;
 
 /// Batches on their way at once. While so many are, further messages gather for the next one; with one alone the server would wait for us
@@ -89,11 +89,11 @@ pub(crate) struct FastIngest {
 }
 
 impl FastIngest {
-    /// Starts the task.
-    pub(crate) fn start(client: Client, link: watch::Receiver<Link>) -> Self {
+    /// Starts the task. A batch that is not confirmed within `limit` is given up.
+    pub(crate) fn start(client: Client, link: watch::Receiver<Link>, limit: Duration) -> Self {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let refused = Arc::new(Refused::default());
-        tokio::spawn(publish(client, link, waiting, Arc::clone(&refused)));
+        tokio::spawn(publish(client, link, waiting, Arc::clone(&refused), limit));
         Self { jobs, refused }
     }
 
@@ -133,6 +133,7 @@ async fn publish(
     mut link: watch::Receiver<Link>,
     mut jobs: mpsc::UnboundedReceiver<Job>,
     refused: Arc<Refused>,
+    limit: Duration,
 ) {
     let inbox = client.new_inbox();
     let mut answers = match client.subscribe(format!("{inbox}.>")).await {
@@ -140,7 +141,7 @@ async fn publish(
         // Closed for good. Every job is told so, because the queue ends here.
         Err(error) => return tracing::debug!(%error, "no batches are published"),
     };
-    let mut publisher = Publisher::new(client, inbox, refused);
+    let mut publisher = Publisher::new(client, inbox, refused, limit);
     let mut waiting = VecDeque::new();
     let mut lost = link.borrow().lost;
     loop {
@@ -185,13 +186,14 @@ struct Publisher {
     /// stream.
     inbox: String,
     refused: Arc<Refused>,
+    limit: Duration,
     in_flight: HashMap<u64, InFlight>,
     last_batch: u64,
 }
 
 impl Publisher {
-    fn new(client: Client, inbox: String, refused: Arc<Refused>) -> Self {
-        Self { client, inbox, refused, in_flight: HashMap::new(), last_batch: 0 }
+    fn new(client: Client, inbox: String, refused: Arc<Refused>, limit: Duration) -> Self {
+        Self { client, inbox, refused, limit, in_flight: HashMap::new(), last_batch: 0 }
     }
 
     fn has_room(&self) -> bool {
@@ -214,7 +216,7 @@ impl Publisher {
         self.last_batch += 1;
         let number = self.last_batch;
         let count = messages.len();
-        let batch = InFlight { messages: count as u64, waiting: callers, deadline: Instant::now() + ANSWER_PATIENCE };
+        let batch = InFlight { messages: count as u64, waiting: callers, deadline: Instant::now() + self.limit };
         // Known before it is sent, because its answer may be quick.
         self.in_flight.insert(number, batch);
         let token = self.inbox.rsplit('.').next().unwrap_or_default();

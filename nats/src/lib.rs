@@ -29,7 +29,7 @@ mod refusals;
 mod scan;
 pub mod topology;
 
-pub use broker::{Broker, BrokerError, Inbox, Notification, check_urls};
+pub use broker::{Broker, BrokerError, Inbox, Notification, Waits, check_urls};
 pub use consume::{React, Ready, Verdict, consume, needs};
 pub use follow::Listen;
 pub use participant::{Participant, Reactor};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use time::OffsetDateTime;
 
-use crate::broker::{ANSWER_PATIENCE, Broker, BrokerError, bounded, request_error};
+use crate::broker::{Broker, BrokerError, bounded, request_error};
 
 /// Messages asked for at once.
 const FETCH: usize = 500;
@@ -80,7 +80,7 @@ impl Scan<'_> {
             return Ok(kept);
         }
         if order == Order::Oldest {
-            self.piece(&stream, first, last, |found| {
+            self.piece(broker, &stream, first, last, |found| {
                 kept.extend(keep(found));
                 kept.len() < limit
             })
@@ -91,7 +91,7 @@ impl Scan<'_> {
         loop {
             let from = (last + 1).saturating_sub(length).max(first);
             let mut piece = Vec::new();
-            self.piece(&stream, from, last, |found| {
+            self.piece(broker, &stream, from, last, |found| {
                 piece.extend(keep(found));
                 true
             })
@@ -118,7 +118,7 @@ impl Scan<'_> {
             return Ok(());
         }
         let from = (state.last_sequence + 1).saturating_sub(most).max(state.first_sequence);
-        self.piece(&stream, from, state.last_sequence, |found| {
+        self.piece(broker, &stream, from, state.last_sequence, |found| {
             take(found);
             true
         })
@@ -128,6 +128,7 @@ impl Scan<'_> {
     /// Gives the messages from `from` to `to` to `take`, in their order, until it has enough.
     async fn piece(
         &self,
+        broker: &Broker,
         stream: &Stream,
         from: u64,
         to: u64,
@@ -145,13 +146,14 @@ impl Scan<'_> {
             ..pull::Config::default()
         };
         let mut consumer = stream.create_consumer(config).await.map_err(request_error("the stream cannot be read"))?;
-        let result = self.drain(&mut consumer, to, take).await;
+        let result = self.drain(broker, &mut consumer, to, take).await;
         let _ = stream.delete_consumer(&consumer.cached_info().name).await;
         result
     }
 
     async fn drain(
         &self,
+        broker: &Broker,
         consumer: &mut Consumer<pull::Config>,
         to: u64,
         mut take: impl FnMut(Found) -> bool,
@@ -161,7 +163,7 @@ impl Scan<'_> {
             let fetch = consumer.fetch().max_messages(FETCH).messages();
             let mut batch = fetch.await.map_err(request_error("the stream cannot be read"))?;
             let mut nothing = true;
-            while let Some(message) = bounded(ANSWER_PATIENCE, batch.next())
+            while let Some(message) = bounded(broker.inner.waits.answer, batch.next())
                 .await
                 .ok_or_else(|| BrokerError::Request(format!("stream {}: no answer", self.stream)))?
             {

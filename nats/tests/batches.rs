@@ -19,7 +19,7 @@ fn events(numbers: std::ops::Range<usize>) -> Vec<Event> {
 
 /// Everything that the server answers to instances of the order service.
 async fn answers(server: &Server) -> (async_nats::Client, Subscriber) {
-    let client = async_nats::connect(server.url()).await.unwrap();
+    let client = server.client().await;
     let subscriber = client.subscribe("_INBOX.order.>").await.unwrap();
     client.flush().await.unwrap();
     (client, subscriber)
@@ -100,7 +100,7 @@ async fn a_stream_that_takes_no_batches_is_published_to_one_by_one() {
 #[tokio::test]
 async fn a_batch_without_a_stream_is_stored_when_there_is_one_again() {
     let server = Server::start();
-    let broker = server.ready_broker("order-1", &Limits::default()).await;
+    let broker = server.ready_hasty_broker("order-1", &Limits::default()).await;
     server.admin().await.delete_stream(CHECKOUT).await.unwrap();
     broker.publish_all(&events(0..30)).await.unwrap();
     let stored = stored(&server).await;

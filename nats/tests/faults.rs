@@ -30,11 +30,11 @@ impl Choreography {
         let closed = Seen::default();
         let mut consumers = Vec::new();
         for instance in 1..=2 {
-            let payment = server.ready_broker(&format!("payment-{instance}"), limits).await;
+            let payment = server.ready_hasty_broker(&format!("payment-{instance}"), limits).await;
             consumers.push(run(&payment, Durable::Payment, limits, answer_with(Kind::PaymentDebited)));
-            let stock = server.ready_broker(&format!("stock-{instance}"), limits).await;
+            let stock = server.ready_hasty_broker(&format!("stock-{instance}"), limits).await;
             consumers.push(run(&stock, Durable::Stock, limits, answer_with(Kind::StockReserved)));
-            let order = server.ready_broker(&format!("order-{instance}"), limits).await;
+            let order = server.ready_hasty_broker(&format!("order-{instance}"), limits).await;
             let closed = closed.clone();
             consumers.push(run(
                 &order,
@@ -46,7 +46,7 @@ impl Choreography {
                 }),
             ));
         }
-        Self { order: server.broker("order-3").await, consumers, closed }
+        Self { order: server.hasty_broker("order-3").await, consumers, closed }
     }
 
     /// Publishes sagas in small groups while `disturb` does its worst, a few times.
@@ -66,13 +66,16 @@ impl Choreography {
 
     /// The reconciler in small: what is not closed is started again, until everything is.
     async fn reconcile(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let (mut closed, mut deadline) = (0, Instant::now() + PATIENCE);
         loop {
             let before = self.closed.distinct().len();
             if before == SAGAS {
                 return;
             }
-            assert!(Instant::now() < deadline, "{before} of {SAGAS} are closed");
+            if before > closed {
+                (closed, deadline) = (before, Instant::now() + PATIENCE);
+            }
+            assert!(Instant::now() < deadline, "{before} of {SAGAS} are closed, and no further one");
             let progress = async {
                 while self.closed.distinct().len() == before {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -158,9 +161,9 @@ async fn a_killed_server_is_waited_for_and_nothing_stored_is_lost() {
 async fn an_input_is_not_acknowledged_before_its_outcome_is_stored() {
     let server = Server::start();
     let limits = Limits { ack_wait: Duration::from_secs(2), ..Limits::default() };
-    let broker = server.ready_broker("payment-1", &limits).await;
+    let broker = server.ready_hasty_broker("payment-1", &limits).await;
     let admin = server.admin().await;
-    broker.publish(&started(1).into(), None).await.unwrap();
+    server.broker("order-1").await.publish(&started(1).into(), None).await.unwrap();
 
     // From now on the stream refuses everything, while acknowledgements would pass.
     let open = admin.get_stream(CHECKOUT).await.unwrap().cached_info().config.clone();
@@ -180,9 +183,10 @@ async fn an_input_is_not_acknowledged_before_its_outcome_is_stored() {
     // The process dies; another one meets the input again and tells what came of it.
     first.abort();
     admin.update_stream(&open).await.unwrap();
-    let second = server.broker("payment-2").await;
+    let second = server.hasty_broker("payment-2").await;
     let second = run(&second, Durable::Payment, &limits, answer_with(Kind::PaymentDebited));
-    eventually("the outcome is stored", || async { count(&admin, CHECKOUT).await == 2 }).await;
+    // Twice, where the first one had just sent it when it died.
+    eventually("the outcome is stored", || async { count(&admin, CHECKOUT).await >= 2 }).await;
     settled(&admin, Durable::Payment).await;
     second.stop().await;
 }
@@ -190,13 +194,14 @@ async fn an_input_is_not_acknowledged_before_its_outcome_is_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishing_waits_for_the_server_until_a_deadline() {
     let mut server = Server::start();
-    let broker = server.ready_broker("order-1", &Limits::default()).await;
+    let broker = server.ready_hasty_broker("order-1", &Limits::default()).await;
     server.kill();
     eventually("the loss is noticed", || async { !broker.is_connected() }).await;
     let deadline = Instant::now() + Duration::from_millis(200);
-    let error = broker.publish(&started(1).into(), Some(deadline)).await.unwrap_err();
+    let first = started(1).into();
+    let published = tokio::time::timeout(PATIENCE, broker.publish(&first, Some(deadline))).await;
+    let error = published.expect("it ends at its deadline").unwrap_err();
     assert!(matches!(error, nats::BrokerError::GaveUp { missing: 1 }), "{error}");
-    assert!(deadline.elapsed() < Duration::from_secs(5));
 
     let waiting = tokio::spawn({
         let broker = broker.clone();
@@ -214,7 +219,7 @@ async fn publishing_waits_for_the_server_until_a_deadline() {
 async fn closing_never_hangs() {
     let mut server = Server::start();
     let limits = Limits::default();
-    let (gone, open) = (server.ready_broker("order-1", &limits).await, server.broker("order-2").await);
+    let (gone, open) = (server.ready_hasty_broker("order-1", &limits).await, server.hasty_broker("order-2").await);
     tokio::time::timeout(PATIENCE, open.close(PATIENCE)).await.unwrap();
     eventually("closed", || async { !open.is_connected() || open.publish(&started(9).into(), None).await.is_err() })
         .await;
@@ -237,12 +242,14 @@ async fn closing_never_hangs() {
 async fn closing_ends_although_the_server_stands_still() {
     let server = Server::start();
     let limits = Limits::default();
-    let broker = server.ready_broker("payment-1", &limits).await;
+    let broker = server.ready_hasty_broker("payment-1", &limits).await;
     let (begun, begin) = tokio::sync::mpsc::unbounded_channel();
     let begun = move |event: &Event| {
         let _ = begun.send(());
         Verdict::Publish(vec![saga(event).then(Kind::PaymentDebited, None, 2).into()])
     };
+    // Before anybody takes it: afterwards there is nobody who would confirm it.
+    broker.publish(&started(1).into(), None).await.unwrap();
     let paused = std::sync::Arc::new(server);
     let pause = paused.clone();
     let consumer = run(
@@ -256,7 +263,6 @@ async fn closing_ends_although_the_server_stands_still() {
         }),
     );
     let mut begin = begin;
-    broker.publish(&started(1).into(), None).await.unwrap();
     begin.recv().await.unwrap();
     consumer.stop().await;
     let hour = Duration::from_secs(3_600);

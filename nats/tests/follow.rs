@@ -13,7 +13,7 @@ use common::event::Event;
 use futures::StreamExt;
 use nats::topology::{AUDITOR, CHECKOUT, Limits};
 use nats::{Broker, Listen, Past};
-use support::{Server, eventually, number, started};
+use support::{PATIENCE, Server, eventually, number, started};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,7 @@ async fn what_was_handed_to_one_who_died_is_heard_first_and_once() {
     let admin = server.admin().await;
     publish(&broker, 0..30).await;
     // Takes twenty, says of five that they are heard, and dies.
-    let fetched = durable(&admin).await.fetch().max_messages(20).messages().await.unwrap();
+    let fetched = durable(&admin).await.batch().max_messages(20).expires(PATIENCE).messages().await.unwrap();
     let taken: Vec<_> = fetched.map(Result::unwrap).collect().await;
     taken[4].ack_with(AckKind::Ack).await.unwrap();
     eventually("the floor is moved", || async { floor(&admin).await == 5 }).await;
@@ -124,33 +124,35 @@ async fn what_was_handed_to_one_who_died_is_heard_first_and_once() {
 async fn it_goes_on_behind_a_lost_connection_a_deleted_durable_and_a_deleted_stream() {
     let mut server = Server::start();
     let limits = Limits::default();
-    let broker = server.ready_broker("auditor-1", &limits).await;
+    let broker = server.ready_hasty_broker("auditor-1", &limits).await;
     let admin = server.admin().await;
     let (listener, _task) = follow(&broker, 100);
-    publish(&broker, 0..100).await;
+    publish(&server.broker("order-1").await, 0..100).await;
     eventually("all is heard", || async { listener.heard().heard.len() == 100 }).await;
 
     server.kill();
     server.start_again();
-    publish(&broker, 100..200).await;
+    // Over a connection that has not met the outage, so that each is published once.
+    let publisher = server.broker("order-2").await;
+    publish(&publisher, 100..200).await;
     eventually("all is heard", || async { listener.heard().heard.len() == 200 }).await;
 
     // The durable starts from the first message again, the listener does not.
     admin.get_stream(CHECKOUT).await.unwrap().delete_consumer(AUDITOR).await.unwrap();
     broker.ensure_topology(&limits).await.unwrap();
-    publish(&broker, 200..300).await;
+    publish(&publisher, 200..300).await;
     eventually("all is heard", || async { listener.heard().heard.len() >= 300 }).await;
     eventually("and said to be", || async { floor(&admin).await == 300 }).await;
 
     admin.get_stream(CHECKOUT).await.unwrap().purge().await.unwrap();
-    publish(&broker, 300..400).await;
+    publish(&publisher, 300..400).await;
     eventually("all is heard", || async { listener.heard().heard.len() >= 400 }).await;
     assert_eq!(listener.heard().heard, (0..400).collect::<Vec<_>>());
     assert!(listener.heard().sequences.is_sorted());
 
     admin.delete_stream(CHECKOUT).await.unwrap();
     broker.ensure_topology(&limits).await.unwrap();
-    publish(&broker, 400..500).await;
+    publish(&publisher, 400..500).await;
     eventually("all is heard", || async { floor(&admin).await == 100 }).await;
     assert_eq!(listener.heard().heard, (0..500).collect::<Vec<_>>());
     assert_eq!(listener.heard().sequences.last(), Some(&100), "of another stream");

@@ -15,6 +15,8 @@ use nats::topology::{ADVISORIES, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durab
 use nats::{Broker, Verdict};
 use support::{Server, count, dead_letters, durable_info, each, eventually, number, run, settled, started};
 
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
+
 struct Scene {
     server: Server,
     broker: Broker,
@@ -25,17 +27,19 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let server = Server::start();
-        let broker = server.ready_broker("payment-1", &Limits::default()).await;
+        let broker = server.ready_broker("payment-1", &limits()).await;
         let (admin, graveyard) = (server.admin().await, Graveyard::new(broker.clone()));
         Self { server, broker, admin, graveyard }
     }
 
-    /// Publishes `checkout.started` of the sagas 0 to `n` and lets payment declare all of them dead.
+    /// Publishes `checkout.started` of the sagas 0 to `n` and lets payment declare all of them dead, one after the other.
     async fn dead(&self, n: usize) {
-        let events: Vec<Event> = (0..n).map(|n| started(n).into()).collect();
-        self.broker.publish_all(&events).await.unwrap();
         let verdict = |event: &Event| Verdict::Dead(format!("Reason number {}", number(event)));
-        let consumer = run(&self.broker, Durable::Payment, &Limits::default(), each(verdict));
+        let consumer = run(&self.broker, Durable::Payment, &limits(), each(verdict));
+        for n in 0..n {
+            self.broker.publish(&started(n).into(), None).await.unwrap();
+            eventually("it is dead", || async { count(&self.admin, DEAD_LETTERS).await > n as u64 }).await;
+        }
         settled(&self.admin, Durable::Payment).await;
         consumer.stop().await;
         assert_eq!(count(&self.admin, DEAD_LETTERS).await, n as u64);
@@ -72,6 +76,11 @@ impl Scene {
     }
 }
 
+/// Nothing comes again only because it has been in hand for long.
+fn limits() -> Limits {
+    Limits { ack_wait: HOUR, ..Limits::default() }
+}
+
 fn note() -> Note {
     Note { who: "ada@host".to_owned(), why: "fixed in 1.2".to_owned() }
 }
@@ -90,7 +99,7 @@ async fn a_redriven_letter_is_the_event_it_was_and_the_saga_goes_on() {
     assert!(matches!(scene.graveyard.letter(2).await, Err(GraveyardError::NoLetter(2))));
 
     let seen = support::Seen::default();
-    let consumer = run(&scene.broker, Durable::Payment, &Limits::default(), seen.taking());
+    let consumer = run(&scene.broker, Durable::Payment, &limits(), seen.taking());
     settled(&scene.admin, Durable::Payment).await;
     consumer.stop().await;
     assert_eq!(seen.all(), [1]);
@@ -172,7 +181,7 @@ async fn a_dropped_letter_is_in_the_log_whole_also_the_largest() {
     scene.dead(1).await;
     // As large as the server allows at all.
     scene.admin.publish("checkout.started", vec![b'x'; 1 << 20].into()).await.unwrap().await.unwrap();
-    let consumer = run(&scene.broker, Durable::Payment, &Limits::default(), each(|_| Verdict::Publish(vec![])));
+    let consumer = run(&scene.broker, Durable::Payment, &limits(), each(|_| Verdict::Publish(vec![])));
     dead_letters(&scene.admin, 2).await;
     settled(&scene.admin, Durable::Payment).await;
     consumer.stop().await;
@@ -264,7 +273,7 @@ async fn whatever_a_durable_gives_up_on_is_in_the_advisories() {
     scene.dead(1).await;
     // Somebody lets a durable give up by itself, which nobody would hear of.
     let mut config = durable_info(&scene.admin, Durable::Payment).await.config;
-    (config.max_deliver, config.ack_wait) = (1, std::time::Duration::from_secs(1));
+    config.max_deliver = 1;
     scene.admin.create_consumer_on_stream(config, CHECKOUT).await.unwrap();
     scene.broker.publish_all(&[started(1).into()]).await.unwrap();
     let durable = scene.admin.get_consumer_from_stream::<pull::Config, _, _>("payment", CHECKOUT).await.unwrap();

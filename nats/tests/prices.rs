@@ -55,7 +55,7 @@ async fn prices_are_asked_over_nats() {
     assert!(order.ask_price(&item("1"), PATIENCE).await.unwrap().is_some());
     slow.abort();
 
-    let client = async_nats::connect(server.url()).await.unwrap();
+    let client = server.client().await;
     for bad in ["", "{}", "not json", "{\"item_id\":\"a b\"}", "{\"item_id\":7}", "{\"item_id\":\"\u{1f4a5}\"}"] {
         let reply = client.request("prices.get", bad.into()).await.unwrap();
         assert_eq!(header(reply.headers.as_ref().unwrap(), "Nats-Service-Error-Code"), "400", "{bad}");
@@ -76,7 +76,7 @@ async fn prices_are_asked_over_nats() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_price_service_stops_when_asked_and_outlives_the_server() {
     let mut server = Server::start();
-    let (stock, order) = (server.broker("stock-1").await, server.broker("order-1").await);
+    let (stock, order) = (server.hasty_broker("stock-1").await, server.hasty_broker("order-1").await);
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn({
         let (stock, shutdown) = (stock.clone(), shutdown.clone());

@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::{self, consumer::pull};
+use async_nats::{Client, ConnectOptions, HeaderMap};
 use common::event::{Event, Kind, SagaEvent};
 use common::saga::{Items, Saga, parse_entries};
 use common::trace::TraceParent;
 use futures::StreamExt;
 use nats::topology::{CHECKOUT, DEAD_LETTERS, Durable, Limits};
-use nats::{Broker, React, Ready, Verdict, consume};
+use nats::{Broker, React, Ready, Verdict, Waits, consume};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::task::JoinHandle;
@@ -71,10 +72,12 @@ impl Server {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("nats-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
+        // A process that had this number before may have been killed, and have left its own.
+        let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("nats.conf"), config).unwrap();
         let mut server = Self { child: Self::spawn(&dir, -1), dir, port: 0 };
-        server.port = server.read_port();
+        server.port = server.read_port().expect("nats-server runs on");
         server
     }
 
@@ -93,8 +96,8 @@ impl Server {
             .expect("nats-server starts")
     }
 
-    /// The server chooses a free port itself and writes it into a file.
-    fn read_port(&self) -> u16 {
+    /// The server chooses a free port itself and writes it into a file, as soon as it listens. Nothing where it has ended.
+    fn read_port(&mut self) -> Option<u16> {
         let file = self.dir.join(format!("nats-server_{}.ports", self.child.id()));
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
@@ -102,7 +105,7 @@ impl Server {
             let port = serde_json::from_str::<serde_json::Value>(&text)
                 .ok()
                 .and_then(|ports| ports["nats"][0].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok()));
-            if let Some(port) = port {
+            if port.is_some() || self.child.try_wait().unwrap().is_some() {
                 return port;
             }
             assert!(std::time::Instant::now() < deadline, "nats-server wrote no port into {}", file.display());
@@ -126,14 +129,33 @@ impl Server {
         kill(pid, Signal::SIGSTOP).unwrap();
     }
 
+    /// On the port it had. The kernel may have given that to a connection for a moment, such as one that tries to find the server again.
     pub fn start_again(&mut self) {
-        self.child = Self::spawn(&self.dir, i32::from(self.port));
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            self.child = Self::spawn(&self.dir, i32::from(self.port));
+            if self.read_port().is_some() {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "nats-server does not start on port {} again", self.port);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
-    /// A broker of this instance, such as `payment-1`, of a service.
+    /// A broker of this instance, such as `payment-1`, of a service. It waits for answers for as long as anything may take: what it publishes
+    /// is in the stream once, also where the machine stands still for a while.
     pub async fn broker(&self, instance: &str) -> Broker {
+        self.broker_waiting(instance, Waits { answer: PATIENCE, question: PATIENCE }).await
+    }
+
+    /// A broker that waits for answers as the services do. For tests in which there may be none, because server or stream go away.
+    pub async fn hasty_broker(&self, instance: &str) -> Broker {
+        self.broker_waiting(instance, Waits::default()).await
+    }
+
+    async fn broker_waiting(&self, instance: &str, waits: Waits) -> Broker {
         let service = instance.split('-').next().unwrap();
-        Broker::connect(&self.url(), service, instance, PATIENCE).await.unwrap()
+        Broker::connect_waiting(&self.url(), service, instance, PATIENCE, waits).await.unwrap()
     }
 
     /// A broker with the topology in place.
@@ -143,11 +165,35 @@ impl Server {
         broker
     }
 
+    /// A hasty one with the topology in place.
+    pub async fn ready_hasty_broker(&self, name: &str, limits: &Limits) -> Broker {
+        let broker = self.hasty_broker(name).await;
+        broker.ensure_topology(limits).await.unwrap();
+        broker
+    }
+
+    /// A connection of the test's own.
+    pub async fn client(&self) -> Client {
+        connect(&self.url(), ConnectOptions::new()).await
+    }
+
     /// The test's own view, beside the code under test.
     pub async fn admin(&self) -> jetstream::Context {
-        let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(self.url()).await.unwrap();
-        jetstream::new(client)
+        patient(self.client().await)
     }
+}
+
+/// Connects, however long the server takes to answer; it must let us in.
+pub async fn connect(url: &str, options: ConnectOptions) -> Client {
+    let options = options.retry_on_initial_connect().connection_timeout(PATIENCE).request_timeout(Some(PATIENCE));
+    let client = options.connect(url).await.unwrap();
+    eventually("connected", || async { client.connection_state() == async_nats::connection::State::Connected }).await;
+    client
+}
+
+/// JetStream for somebody who waits for its answers.
+pub fn patient(client: Client) -> jetstream::Context {
+    ContextBuilder::new().timeout(PATIENCE).ack_timeout(PATIENCE).build(client)
 }
 
 impl Drop for Server {
@@ -286,11 +332,17 @@ pub async fn durable_info(admin: &jetstream::Context, durable: Durable) -> jetst
     consumer.cached_info().clone()
 }
 
-/// Waits until the durable has nothing to deliver and nothing unacknowledged.
+/// Waits until the durable has delivered everything that is in the stream now, and nothing is unacknowledged.
 pub async fn settled(admin: &jetstream::Context, durable: Durable) {
+    // The server confirms a message before its consumers hear of it, so for a moment their own numbers do not tell of it.
+    let stream = admin.get_stream(CHECKOUT).await.unwrap();
+    let mut last = 0;
+    for subject in durable.subjects() {
+        last = last.max(stream.get_last_raw_message_by_subject(subject).await.map_or(0, |message| message.sequence));
+    }
     eventually(&format!("{durable} has acknowledged everything"), || async {
         let info = durable_info(admin, durable).await;
-        info.num_pending == 0 && info.num_ack_pending == 0
+        info.delivered.stream_sequence >= last && info.num_pending == 0 && info.num_ack_pending == 0
     })
     .await;
 }
