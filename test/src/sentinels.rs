@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use redis::FromRedisValue;
 
 use crate::servers::{Console, PATIENCE, Redis, binary, free_port, new_dir};
 
 /// The name under which the sentinels watch over the group.
 const NAME: &str = "group";
+
+/// Silence after which a sentinel holds a node to be dead: longer than a disk keeps a healthy one waiting that writes to it before it answers.
+const DOWN_AFTER_MS: u64 = 3_000;
 
 /// A primary, its replicas, and three sentinels of which two suffice.
 pub struct Group {
@@ -62,8 +66,16 @@ impl Group {
 
     /// The node that this sentinel holds to be the primary.
     pub fn primary_according_to(&self, sentinel: usize) -> usize {
-        let answer = self.sentinels[sentinel].console().ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
-        let port: u16 = answer[1].as_ref().unwrap().parse().unwrap();
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
+        let deadline = Instant::now() + PATIENCE;
+        // Who stands still in the middle of this asks again.
+        let answer = loop {
+            match self.sentinels[sentinel].console().try_ask(&question) {
+                Ok(answer) => break Vec::<String>::from_redis_value(answer).expect("an address"),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        let port: u16 = answer[1].parse().unwrap();
         self.nodes.iter().position(|node| node.port() == port).expect("one of the nodes")
     }
 }
@@ -93,18 +105,14 @@ impl Sentinel {
         let config = dir.join("sentinel.conf");
         let text = format!(
             "bind 127.0.0.1\nport {port}\ndir \"{}\"\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 4000\n",
+             sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\nsentinel failover-timeout {NAME} 4000\n",
             dir.display()
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(binary());
         command.arg(&config).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let sentinel = Self { child: command.spawn().expect("a sentinel starts"), dir, port };
-        let deadline = Instant::now() + PATIENCE;
-        while Console::open(&sentinel.url()).is_none() {
-            assert!(Instant::now() < deadline, "a sentinel does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        drop(sentinel.console());
         sentinel
     }
 
@@ -114,7 +122,14 @@ impl Sentinel {
 
     /// A connection to look into it.
     pub fn console(&self) -> Console {
-        Console::open(&self.url()).expect("the sentinel answers")
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(console) = Console::open(&self.url()) {
+                return console;
+            }
+            assert!(Instant::now() < deadline, "a sentinel does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// SIGSTOP.

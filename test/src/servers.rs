@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redis::{Connection, RedisResult, Value};
 
-/// How long anything may take. Only a failing test waits as long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take. Only a failing test waits as long. Sentinels that have stood still for two seconds do nothing for thirty more.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the platform's own databases are set to, apart from port and folder.
 const DIRECTIVES: &[(&str, &str)] = &[

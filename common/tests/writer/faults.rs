@@ -1,13 +1,18 @@
 //! The server goes away, stands still, refuses, forgets: callers are answered, with the truth, and nothing is applied twice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::redis::{Call, CallError};
 use common::shutdown::Tasks;
 use futures::future::join_all;
 use testing::servers::{PATIENCE, Redis};
 
-use crate::support::{Bench, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage};
+use crate::support::{
+    Bench, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage, refused_in_vain, sent_in_vain,
+};
+
+/// How long a lane waits for an answer before it gives its connection up.
+const LANES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Calls that go on until told to stop, each made once by its caller. Returns how many were made; all were answered.
 async fn keep_adding(database: common::redis::Database, stop: tokio_util::sync::CancellationToken) -> i64 {
@@ -81,8 +86,7 @@ async fn a_server_that_stands_still_leaves_the_outcome_open() {
     let bench = Bench::start(1).await;
     let mut console = bench.redis.console();
     bench.redis.pause();
-    let reply = bench.database.call(add_one(), near()).await;
-    assert!(matches!(reply, Err(CallError::Unknown(_))), "{reply:?}");
+    sent_in_vain(&bench.database, add_one).await;
     bench.redis.resume();
     // It was carried out after all, which is why nobody may be told that it was not.
     eventually("the call is carried out", || counter(&mut console) == 1).await;
@@ -96,8 +100,7 @@ async fn a_server_that_refuses_writes_is_asked_again_and_what_it_refused_was_not
     let mut console = bench.redis.console();
     // A replica of nothing: it keeps its data, answers reads and refuses writes with READONLY.
     console.ask(&["REPLICAOF", "127.0.0.1", "1"]);
-    let refused = bench.database.call(add_one(), near()).await;
-    assert!(matches!(refused, Err(CallError::NotSent(_))), "{refused:?}");
+    refused_in_vain(&bench.database).await;
     let patient = tokio::spawn({
         let database = bench.database.clone();
         async move { database.call(add_one(), far()).await }
@@ -113,8 +116,7 @@ async fn a_server_that_is_full_is_asked_again() {
     let bench = Bench::start(1).await;
     let mut console = bench.redis.console();
     console.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let refused = bench.database.call(add_one(), near()).await;
-    assert!(matches!(refused, Err(CallError::NotSent(_))), "{refused:?}");
+    refused_in_vain(&bench.database).await;
     console.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert!(is_ok(&bench.database.call(add_one(), far()).await));
     assert_eq!(counter(&mut console), 1);
@@ -128,14 +130,16 @@ async fn a_server_that_is_loading_its_data_is_asked_again() {
     for _ in 0..100 {
         console.ask(&["EVAL", "for i = 1, 100 do redis.call('SET', KEYS[1] .. i, i) end", "1", "filler"]);
     }
-    bench.redis.restart_without_waiting(&[("key-load-delay", "300")]);
     let url = bench.redis.url();
-    eventually("the server answers LOADING", || {
-        let connection = redis::Client::open(url.as_str()).unwrap().get_connection();
-        connection.is_ok_and(|mut connection| {
-            let pong: redis::RedisResult<String> = redis::cmd("PING").query(&mut connection);
-            pong.is_err_and(|error| error.code() == Some("LOADING"))
-        })
+    let ping = || redis::cmd("PING").query::<String>(&mut redis::Client::open(url.as_str())?.get_connection()?);
+    bench.redis.restart_without_waiting(&[("key-load-delay", "300")]);
+    eventually("the server answers LOADING", || match ping() {
+        // It was done before it was asked.
+        Ok(_) => {
+            bench.redis.restart_without_waiting(&[("key-load-delay", "300")]);
+            false
+        }
+        Err(error) => error.code() == Some("LOADING"),
     })
     .await;
     assert!(is_ok(&bench.database.call(add_one(), far()).await));
@@ -199,6 +203,7 @@ async fn stopping_while_the_server_is_away_ends_the_lanes_and_answers_everybody(
 async fn callers_behind_a_server_that_stands_still_are_answered_at_their_deadlines() {
     let bench = Bench::start(2).await;
     bench.redis.pause();
+    let began = Instant::now();
     // Calls without a deadline, as consumers make them, keep each lane waiting.
     let mut patient = Vec::new();
     for _ in 0..2 {
@@ -209,7 +214,8 @@ async fn callers_behind_a_server_that_stands_still_are_answered_at_their_deadlin
         }
     }
     let hurried = join_all((0..20).map(|_| bench.database.call(add_one(), near()))).await;
-    assert!(bench.database.is_connected(), "they were answered before any lane has given its connection up");
+    let is_soon = began.elapsed() < LANES_PATIENCE;
+    assert!(bench.database.is_connected() || !is_soon, "answered before any lane has given its connection up");
     for reply in hurried {
         assert!(matches!(reply, Err(CallError::NotSent(_))), "{reply:?}");
     }

@@ -30,9 +30,11 @@ async fn many_callers_share_few_pipelines() {
     let replies = join_all((0..calls).map(|_| bench.database.call(add_one(), far()))).await;
     let reads = reads(&mut console) - before;
     assert!(replies.iter().all(is_ok));
-    assert_eq!((bench.counter(), carried_out(&mut console, "fcall")), (calls, calls));
+    // Where the server stands still they come again, and are answered from their records.
+    let calls_carried_out = carried_out(&mut console, "fcall");
+    assert!(bench.counter() == calls && calls_carried_out >= calls, "{calls_carried_out}");
     // A pipeline is read in pieces of 16 KiB, some 100 calls each.
-    assert!(reads < calls / 20, "{calls} calls came in {reads} reads");
+    assert!(reads < calls_carried_out / 20, "{calls_carried_out} calls came in {reads} reads");
 }
 
 #[tokio::test]

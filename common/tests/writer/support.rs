@@ -82,6 +82,32 @@ pub fn near() -> Option<Instant> {
     Some(Instant::now() + Duration::from_millis(300))
 }
 
+/// Makes a call that the server receives and that is not answered by its deadline. Where this process stands still at the wrong moment, the
+/// deadline passes before the call is sent: that is told as it is, and another one is made.
+pub async fn sent_in_vain(database: &Database, call: impl Fn() -> Call) {
+    let began = Instant::now();
+    loop {
+        match database.call(call(), near()).await {
+            Err(CallError::Unknown(_)) => return,
+            other => assert!(matches!(other, Err(CallError::NotSent(_))), "it may have been carried out: {other:?}"),
+        }
+        assert!(began.elapsed() < PATIENCE, "a call that may have been sent is told as not sent");
+    }
+}
+
+/// Makes a call that the server refuses until its deadline, before anything is done. Where the deadline passes in the instant in which the
+/// server is being asked, nobody knows that, and another one is made.
+pub async fn refused_in_vain(database: &Database) {
+    let began = Instant::now();
+    loop {
+        match database.call(add_one(), near()).await {
+            Err(CallError::NotSent(_)) => return,
+            other => assert!(matches!(other, Err(CallError::Unknown(_))), "it is refused: {other:?}"),
+        }
+        assert!(began.elapsed() < PATIENCE, "a call that is refused is told as one that may have been carried out");
+    }
+}
+
 /// Whether a call was carried out.
 pub fn is_ok(reply: &Result<Reply, CallError>) -> bool {
     reply.as_ref().is_ok_and(|reply| reply.code() == "ok")

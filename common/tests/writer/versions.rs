@@ -75,8 +75,8 @@ async fn other_code_under_the_name_of_a_version_is_refused_and_said_so() {
     let tasks = Tasks::new();
     let database = Database::open(&redis.url(), LIBRARY, Options::lanes(1), &tasks).unwrap();
     assert!(!database.wait_until_connected(std::time::Duration::from_millis(300)).await);
-    let why = database.describe_outage();
-    assert!(why.contains(&format!("FUNCTION DELETE {name}")), "it says what to do: {why}");
+    let advice = format!("FUNCTION DELETE {name}");
+    crate::support::eventually("it says what to do", || database.describe_outage().contains(&advice)).await;
     assert!(!database.is_connected(), "an instance that must not work is not ready");
     console.ask(&["FUNCTION", "DELETE", &name]);
     assert!(is_ok(&database.call(add_one(), far()).await), "{}", database.describe_outage());
