@@ -36,15 +36,19 @@ async fn is_replica(platform: &Platform, name: &str) {
     .await;
 }
 
-/// How many failovers the sentinels of this run have led.
+/// How many failovers the sentinels of this run have heard of.
 async fn failovers(platform: &Platform, service: &str) -> u64 {
-    let sentinel = platform.processes().remove("sentinel-1").unwrap();
-    until("what a sentinel knows", async || {
-        let facts: Vec<String> = ask(&sentinel, &["SENTINEL", "MASTER", &format!("redis-{service}")]).await?;
-        let epoch = facts.chunks(2).find(|fact| fact[0] == "config-epoch")?;
-        epoch[1].parse().ok()
-    })
-    .await
+    let mut most = 0;
+    for sentinel in platform.instances("sentinel") {
+        let url = platform.processes().remove(&sentinel).unwrap();
+        let epoch: u64 = until(&format!("what {sentinel} knows"), async || {
+            let facts: Vec<String> = ask(&url, &["SENTINEL", "MASTER", &format!("redis-{service}")]).await?;
+            facts.chunks(2).find(|fact| fact[0] == "config-epoch")?[1].parse().ok()
+        })
+        .await;
+        most = most.max(epoch);
+    }
+    most
 }
 
 /// Waits until another node than this one is the primary.
@@ -94,10 +98,9 @@ async fn primaries_go_in_every_way_and_the_platform_comes_back_with_those_that_a
     assert!(platform.stop().await.success());
     let platform = Platform::start_in(folder, Options::default().ha().recovers_soon()).await;
     for (service, primary) in SERVICES.into_iter().zip(primaries) {
-        // Unless the machine was so busy that another one has taken its place since.
-        if failovers(&platform, service).await == 0 {
-            assert_eq!(platform.primary(service).await, primary);
-        }
+        let now = platform.primary(service).await;
+        // On a busy machine another one may have taken its place since.
+        assert!(now == primary || failovers(&platform, service).await > 0, "{now}, and it was {primary}");
     }
     let after = Books::closed(&platform).await;
     assert_eq!((&after.totals, &after.credit, &after.items), (&before.totals, &before.credit, &before.items));
