@@ -2,9 +2,8 @@
 
 use std::ops::Deref;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::platform::Platform;
+use crate::servers::open;
 use crate::stream::Nats;
 use crate::wait::eventually;
 
@@ -49,8 +48,7 @@ impl Books {
 
     /// How many sagas are open; nothing while the database does not answer.
     pub async fn count_open(platform: &Platform) -> Option<usize> {
-        let client = redis::Client::open(platform.primary_url("order").await?).ok()?;
-        let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
+        let mut connection = open(&platform.primary_url("order").await?).await.ok()?;
         let mut pipe = redis::pipe();
         for key in ["open", "retry", "retry_started"] {
             pipe.cmd("ZCARD").arg(key);

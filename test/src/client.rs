@@ -10,6 +10,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use crate::wait::until;
+
 /// Far above what any request may take, so that a hanging one fails its test by name instead of hanging it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
@@ -112,12 +114,42 @@ impl Client {
         tokio::time::timeout(ANSWER_LIMIT, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 
-    /// GET.
+    /// GET, again and again while the answer is that there is none for now.
     ///
     /// # Panics
     /// There was no whole answer.
     pub async fn get(&self, path: &str) -> Answer {
-        self.send(Method::GET, path, &[]).await.unwrap_or_else(|error| panic!("GET {}: {error}", short(path)))
+        self.insist(Method::GET, path, &[]).await
+    }
+
+    /// A request that is sent again while the answer is that there is none for now, and that nothing was started (503).
+    ///
+    /// # Panics
+    /// There was no whole answer.
+    pub async fn insist(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let what = format!("an answer to {method} {}", short(path));
+        until(&what, async || {
+            let answer = self.send(method.clone(), path, headers).await;
+            let answer = answer.unwrap_or_else(|error| panic!("{method} {}: {error}", short(path)));
+            (answer.status != 503).then_some(answer)
+        })
+        .await
+    }
+
+    /// A POST that must come to its end, and only once: under a key of its own it is sent until its outcome is known. For what a test
+    /// only needs to be there.
+    ///
+    /// # Panics
+    /// It is refused, or there was no whole answer.
+    pub async fn surely(&self, path: &str) -> Answer {
+        let key = format!("{:032x}", rand::random::<u128>());
+        until(&format!("the outcome of POST {}", short(path)), async || {
+            let answer = self.post_once(&key, path).await;
+            let is_in_use = answer.status == 409 && answer.text().contains("idempotency-key-in-use");
+            let is_open = is_in_use || matches!(answer.status, 202 | 503);
+            (!is_open).then(|| answer.expect_status(200))
+        })
+        .await
     }
 
     /// POST.
@@ -143,9 +175,9 @@ impl Client {
 
     /// A new user with this credit.
     pub async fn user(&self, credit: u64) -> String {
-        let user = self.post("/payment/create_user").await.field("user_id");
+        let user = self.surely("/payment/create_user").await.field("user_id");
         if credit > 0 {
-            self.post(&format!("/payment/add_funds/{user}/{credit}")).await.expect_status(200);
+            self.surely(&format!("/payment/add_funds/{user}/{credit}")).await;
         }
         user
     }
@@ -158,9 +190,9 @@ impl Client {
 
     /// A new item at this price with so many pieces.
     pub async fn item(&self, price: u64, pieces: u64) -> String {
-        let item = self.post(&format!("/stock/item/create/{price}")).await.field("item_id");
+        let item = self.surely(&format!("/stock/item/create/{price}")).await.field("item_id");
         if pieces > 0 {
-            self.post(&format!("/stock/add/{item}/{pieces}")).await.expect_status(200);
+            self.surely(&format!("/stock/add/{item}/{pieces}")).await;
         }
         item
     }
@@ -173,9 +205,9 @@ impl Client {
 
     /// A new order of these items.
     pub async fn order(&self, user: &str, items: &[(&str, u64)]) -> String {
-        let order = self.post(&format!("/orders/create/{user}")).await.field("order_id");
+        let order = self.surely(&format!("/orders/create/{user}")).await.field("order_id");
         for (item, quantity) in items {
-            self.post(&format!("/orders/addItem/{order}/{item}/{quantity}")).await.expect_status(200);
+            self.surely(&format!("/orders/addItem/{order}/{item}/{quantity}")).await;
         }
         order
     }
@@ -197,17 +229,17 @@ impl Client {
 
     /// Users "0", "1", … with this credit.
     pub async fn batch_users(&self, n: u64, credit: u64) {
-        self.post(&format!("/payment/batch_init/{n}/{credit}")).await.expect_status(200);
+        self.surely(&format!("/payment/batch_init/{n}/{credit}")).await;
     }
 
     /// Items "0", "1", … with so many pieces at this price.
     pub async fn batch_items(&self, n: u64, pieces: u64, price: u64) {
-        self.post(&format!("/stock/batch_init/{n}/{pieces}/{price}")).await.expect_status(200);
+        self.surely(&format!("/stock/batch_init/{n}/{pieces}/{price}")).await;
     }
 
     /// Orders "0", "1", … of two random items for a random user.
     pub async fn batch_orders(&self, n: u64, items: u64, users: u64, price: u64) {
-        self.post(&format!("/orders/batch_init/{n}/{items}/{users}/{price}")).await.expect_status(200);
+        self.surely(&format!("/orders/batch_init/{n}/{items}/{users}/{price}")).await;
     }
 }
 

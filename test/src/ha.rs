@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use redis::FromRedisValue;
-use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, Value};
 
 use crate::load::{Load, Seed};
 use crate::platform::{Options, Platform};
+use crate::servers::open;
+use crate::wait::PATIENCE;
 
 /// Clients that ask at once.
 pub const CLIENTS: usize = 32;
@@ -44,7 +46,33 @@ pub async fn destroy(platform: &Platform, name: &str) {
 
 /// What one node says to one command; nothing where it does not answer.
 pub async fn ask<T: FromRedisValue>(url: &str, words: &[&str]) -> Option<T> {
-    let client = redis::Client::open(url).ok()?;
-    let mut connection: MultiplexedConnection = client.get_multiplexed_async_connection().await.ok()?;
+    let mut connection = open(url).await.ok()?;
     redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
+}
+
+/// How long a failover may take that was begun. One that a busy machine holds up is given up by the sentinel that leads it.
+pub const FAILOVER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Has a sentinel move the primary of a service away from the node `old`, begun anew until it is done, and says where it is then.
+///
+/// # Panics
+/// It stays where it was.
+pub async fn move_primary(platform: &Platform, sentinel: &str, service: &str, old: &str) -> String {
+    let url = platform.processes().remove(sentinel).expect("a sentinel");
+    let group = format!("redis-{service}");
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        // It refuses while one is under way, or there is nobody yet to choose.
+        let is_begun = ask::<Value>(&url, &["SENTINEL", "FAILOVER", &group]).await.is_some();
+        let limit = if is_begun { FAILOVER_LIMIT } else { Duration::from_millis(500) };
+        let asked = Instant::now();
+        while asked.elapsed() < limit {
+            let now = platform.primary(service).await;
+            if now != old {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    panic!("{group} stays at {old}");
 }

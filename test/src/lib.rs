@@ -10,6 +10,7 @@ pub mod ha;
 pub mod load;
 pub mod lua_headers;
 pub mod platform;
+pub mod ports;
 pub mod programs;
 pub mod sentinels;
 pub mod servers;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::client::Client;
 pub use crate::folder::Folder;
+use crate::servers::open;
 use crate::wait::{PATIENCE, eventually, until};
 
 /// The three services.
@@ -30,10 +31,11 @@ pub struct Options {
 
 impl Default for Options {
     /// One instance of each service. Records and closed undo entries are kept for longer than any test, so that the books can be
-    /// checked whole.
+    /// checked whole; and a request is waited for, so that a machine that stands still for seconds makes no outcome unknown.
     fn default() -> Self {
-        let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"];
-        Self { scale: Vec::new(), set: set.map(str::to_owned).to_vec(), ha: false, auditor: false, program: program() }
+        let set = ["order.WATERMARK_MARGIN_MS=3600000", "order.UNDO_RETENTION_S=3600"].map(str::to_owned).to_vec();
+        let options = Self { scale: Vec::new(), set, ha: false, auditor: false, program: program() };
+        options.request_limit_ms(40_000)
     }
 }
 
@@ -76,11 +78,20 @@ impl Options {
         self
     }
 
-    /// Replays soon and often, so that a test of recovery need not wait for limits that are made for production.
+    /// How long a request may wait for its outcome, at all services.
+    #[must_use]
+    pub fn request_limit_ms(self, limit: u32) -> Self {
+        SERVICES.into_iter().fold(self, |options, service| options.set(&format!("{service}.REQUEST_LIMIT_MS={limit}")))
+    }
+
+    /// Replays soon and often, so that a test of recovery need not wait for limits that are made for production. Whose outcome is not
+    /// known as soon as by default is told so.
     #[must_use]
     pub fn recovers_soon(self) -> Self {
         let order = ["REPLAY_FIRST_MS=300", "REPLAY_LONGEST_MS=2000", "RECONCILE_EVERY_MS=100"];
-        let options = order.iter().fold(self, |options, setting| options.set(&format!("order.{setting}")));
+        let options = order
+            .iter()
+            .fold(self.request_limit_ms(10_000), |options, setting| options.set(&format!("order.{setting}")));
         SERVICES.into_iter().fold(options, |options, service| options.set(&format!("{service}.ACK_WAIT_MS=1000")))
     }
 }
@@ -150,7 +161,7 @@ impl Platform {
     pub async fn start_in(folder: Arc<Folder>, options: Options) -> Self {
         let output = fs::File::options().create(true).append(true).open(folder.path().join("up.out")).unwrap();
         let mut command = Command::new(&options.program);
-        command.args(["up", "--port=0", "--data"]).arg(folder.path()).args(&options.scale);
+        command.args(["up", "--port=0", "--ready-timeout=100", "--data"]).arg(folder.path()).args(&options.scale);
         command.args(options.ha.then_some("--ha"));
         command.args(options.auditor.then_some("--auditor"));
         command.args(options.set.iter().map(|setting| format!("--set={setting}")));
@@ -293,8 +304,7 @@ impl Platform {
         if name.starts_with("nats") {
             tokio::net::TcpStream::connect(url.trim_start_matches("nats://")).await.is_ok()
         } else if name.starts_with("redis") {
-            let Ok(client) = redis::Client::open(url) else { return false };
-            let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return false };
+            let Ok(mut connection) = open(&url).await else { return false };
             redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
         } else {
             let ready = Client::new(&url).send(http::Method::GET, "/health/ready", &[]).await;

@@ -10,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redis::FromRedisValue;
 
-use crate::servers::{Console, PATIENCE, Redis, binary, free_port, new_dir};
+use crate::ports::Reserved;
+use crate::servers::{Console, PATIENCE, Redis, binary, new_dir};
 
 /// The name under which the sentinels watch over the group.
 const NAME: &str = "group";
@@ -30,7 +31,7 @@ pub struct Group {
 pub struct Sentinel {
     child: Child,
     dir: PathBuf,
-    port: u16,
+    port: Reserved,
 }
 
 impl Group {
@@ -60,7 +61,7 @@ impl Group {
 
     /// The URL of the database.
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+        let hosts: Vec<String> = self.sentinels.iter().map(|it| it.port.address().to_string()).collect();
         format!("redis+sentinel://{}/{NAME}", hosts.join(","))
     }
 
@@ -101,11 +102,12 @@ pub fn replicated(replicas: usize) -> Vec<Redis> {
 impl Sentinel {
     fn start(primary: u16) -> Self {
         let dir = new_dir();
-        let port = free_port();
+        let port = Reserved::new();
         let config = dir.join("sentinel.conf");
         let text = format!(
-            "bind 127.0.0.1\nport {port}\ndir \"{}\"\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+            "bind 127.0.0.1\nport {}\ndir \"{}\"\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
              sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\nsentinel failover-timeout {NAME} 4000\n",
+            port.port(),
             dir.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -117,7 +119,7 @@ impl Sentinel {
     }
 
     fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.port.address())
     }
 
     /// A connection to look into it.

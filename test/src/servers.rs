@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use redis::aio::MultiplexedConnection;
 use redis::{Connection, RedisResult, Value};
+
+use crate::ports::Reserved;
 
 /// How long anything may take. Only a failing test waits as long. Sentinels that have stood still for two seconds do nothing for thirty more.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,15 +29,17 @@ const DIRECTIVES: &[(&str, &str)] = &[
     ("maxmemory-policy", "noeviction"),
 ];
 
-/// Ports below the range from which the kernel takes ports of outgoing connections, so that a server that is restarted
-/// finds its port free.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// How long a server may take for one answer to a question that is asked again if need be.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// The same where it is not known whether one of ours is there at all.
+const GREETING_LIMIT: Duration = Duration::from_secs(2);
 
 /// A redis-server. It is killed and its folder removed when this is dropped, also by a panic.
 pub struct Redis {
     child: Child,
     dir: PathBuf,
-    port: u16,
+    /// Its own also while it is restarted.
+    port: Reserved,
     directives: Vec<(String, String)>,
 }
 
@@ -56,8 +60,8 @@ impl Redis {
         let mut own: Vec<(String, String)> =
             directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         for _ in 0..20 {
-            let port = free_port();
-            let child = spawn(&dir, port, &own, &[]);
+            let port = Reserved::new();
+            let child = spawn(&dir, port.port(), &own, &[]);
             let mut redis = Self { child, dir: dir.clone(), port, directives: own };
             if redis.wait_until_it_answers() {
                 return redis;
@@ -70,12 +74,12 @@ impl Redis {
 
     /// `redis://host:port`.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.port.address())
     }
 
     /// The port it listens at.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.port()
     }
 
     /// Its process.
@@ -103,7 +107,7 @@ impl Redis {
     /// As [`Redis::restart`], but with further directives, and without waiting: it may still be loading its data.
     pub fn restart_without_waiting(&mut self, directives: &[(&str, &str)]) {
         self.kill();
-        self.child = spawn(&self.dir, self.port, &self.directives, directives);
+        self.child = spawn(&self.dir, self.port.port(), &self.directives, directives);
     }
 
     /// SIGSTOP: connections stay open, nothing is answered.
@@ -118,7 +122,7 @@ impl Redis {
 
     /// A connection to look into it, and to change it, by hand.
     pub fn console(&self) -> Console {
-        let connection = connect(&self.url()).expect("redis-server answers");
+        let connection = connect(&self.url(), PATIENCE).expect("redis-server answers");
         Console(connection)
     }
 
@@ -195,25 +199,26 @@ fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-pub(crate) fn free_port() -> u16 {
-    let width = u64::from(PORTS.end - PORTS.start);
-    loop {
-        let port = PORTS.start + u16::try_from(random() % width).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+/// A connection for a test's own questions. (By itself the library waits for half a second.)
+///
+/// # Errors
+/// Nobody answers.
+pub async fn open(url: &str) -> RedisResult<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_LIMIT))
+        .set_response_timeout(Some(ANSWER_LIMIT));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-fn connect(url: &str) -> RedisResult<Connection> {
-    let connection = redis::Client::open(url)?.get_connection_with_timeout(Duration::from_secs(2))?;
+fn connect(url: &str, limit: Duration) -> RedisResult<Connection> {
+    let connection = redis::Client::open(url)?.get_connection_with_timeout(limit)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
 }
 
 /// Whether this very process answers at `url`, and not another one that has the port.
 fn is_answered_by(url: &str, pid: u32) -> bool {
-    let Ok(mut connection) = connect(url) else { return false };
+    let Ok(mut connection) = connect(url, GREETING_LIMIT) else { return false };
     let info: RedisResult<String> = redis::cmd("INFO").arg("server").query(&mut connection);
     let pong: RedisResult<String> = redis::cmd("PING").query(&mut connection);
     pong.is_ok() && info.is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{pid}")))
@@ -225,7 +230,7 @@ pub struct Console(Connection);
 impl Console {
     /// A connection; nothing where nobody answers.
     pub fn open(url: &str) -> Option<Self> {
-        connect(url).ok().map(Self)
+        connect(url, ANSWER_LIMIT).ok().map(Self)
     }
 
     /// Runs a command and returns its reply as one sequence, with `None` for nil.

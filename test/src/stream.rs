@@ -1,6 +1,7 @@
 //! A look into NATS beside the services: what is in the streams, and a way to put something there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer, consumer::pull};
@@ -9,12 +10,14 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use crate::platform::{Platform, SERVICES};
-use crate::wait::until;
+use crate::wait::{PATIENCE, until};
 
 /// The stream of all events.
 pub const CHECKOUT: &str = "CHECKOUT";
 /// The stream of what could not be understood.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
+/// How long some messages may take to come. What has not come by then is asked for again.
+const BATCH_LIMIT: Duration = Duration::from_secs(15);
 
 /// A message of a stream.
 #[derive(Debug, Clone)]
@@ -75,7 +78,8 @@ impl Nats {
         let options = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
             .user_and_password("admin".into(), platform.secret("nats-admin"))
-            .reconnect_delay_callback(|_| std::time::Duration::from_millis(50));
+            .connection_timeout(PATIENCE)
+            .reconnect_delay_callback(|_| Duration::from_millis(50));
         let urls = platform.nats_url().split(',').map(str::parse).collect::<Result<Vec<async_nats::ServerAddr>, _>>();
         let client = options.connect(urls.expect("URLs of NATS servers")).await.expect("NATS answers");
         Self { jetstream: jetstream::new(client.clone()), client }
@@ -83,16 +87,29 @@ impl Nats {
 
     /// Everything that a stream holds, oldest first.
     pub async fn messages(&self, stream: &str) -> Vec<Stored> {
-        let stream = self.jetstream.get_stream(stream).await.expect("the stream is there");
-        let config = pull::Config { ack_policy: consumer::AckPolicy::None, ..pull::Config::default() };
-        let consumer = stream.create_consumer(config).await.expect("a consumer");
+        until(&format!("all that {stream} holds"), async || self.read(stream).await).await
+    }
+
+    /// The same, or nothing where not all of it came.
+    async fn read(&self, stream: &str) -> Option<Vec<Stored>> {
+        let stream = self.jetstream.get_stream(stream).await.ok()?;
+        let config = pull::Config {
+            ack_policy: consumer::AckPolicy::None,
+            inactive_threshold: 2 * BATCH_LIMIT,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.ok()?;
         let expected = consumer.cached_info().num_pending;
         let mut all = Vec::new();
         while (all.len() as u64) < expected {
-            let batch = consumer.fetch().max_messages(1_000).messages().await.expect("a batch");
-            let batch: Vec<_> = batch.collect().await;
+            let fetched =
+                async { Some(consumer.fetch().max_messages(1_000).messages().await.ok()?.collect::<Vec<_>>().await) };
+            let batch = tokio::time::timeout(BATCH_LIMIT, fetched).await.ok()??;
+            if batch.is_empty() {
+                return None;
+            }
             for message in batch {
-                let message = message.expect("a message");
+                let message = message.ok()?;
                 let sequence = message.info().expect("a place in the stream").stream_sequence;
                 let message = message.split().0;
                 all.push(Stored {
@@ -103,7 +120,9 @@ impl Nats {
                 });
             }
         }
-        all
+        // It would end by itself, but there may be one for each look.
+        let _ = stream.delete_consumer(&consumer.cached_info().name).await;
+        Some(all)
     }
 
     /// All events about sagas, oldest first.
@@ -128,11 +147,12 @@ impl Nats {
         facts
     }
 
-    /// Waits until there are at least so many dead letters, and returns all.
-    pub async fn dead_letters(&self, at_least: usize) -> Vec<Stored> {
-        until(&format!("{at_least} dead letters"), async || {
-            let letters = self.messages(DEAD_LETTERS).await;
-            (letters.len() >= at_least).then_some(letters)
+    /// Waits for the dead letter of the event at this place of the stream.
+    pub async fn dead_letter_of(&self, sequence: u64) -> Stored {
+        let sequence = sequence.to_string();
+        let is_it = |letter: &Stored| letter.header("dead-sequence") == sequence;
+        until(&format!("the dead letter of {sequence}"), async || {
+            self.messages(DEAD_LETTERS).await.into_iter().find(is_it)
         })
         .await
     }
@@ -142,7 +162,10 @@ impl Nats {
     /// # Panics
     /// The server does not take it.
     pub async fn publish(&self, subject: &str, headers: HeaderMap, payload: impl Into<Bytes>) -> u64 {
-        let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
+        // A second try would be a second message, so the first one is waited for.
+        let mut jetstream = self.jetstream.clone();
+        jetstream.set_timeout(PATIENCE);
+        let sent = jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
         let stored = sent.expect("sent").await;
         stored.unwrap_or_else(|error| panic!("{subject} is not stored: {error}")).sequence
     }
@@ -153,12 +176,17 @@ impl Nats {
     }
 
     /// Removes all messages from the stream of events.
-    ///
-    /// # Panics
-    /// The server refuses.
     pub async fn purge(&self) {
-        let stream = self.jetstream.get_stream(CHECKOUT).await.expect("the stream is there");
-        stream.purge().await.expect("purged");
+        until("the stream is purged", async || {
+            let stream = self.jetstream.get_stream(CHECKOUT).await.ok()?;
+            stream.purge().await.ok()
+        })
+        .await;
+    }
+
+    /// Deletes the stream of events.
+    pub async fn delete(&self) {
+        until("the stream is deleted", async || self.jetstream.delete_stream(CHECKOUT).await.ok()).await;
     }
 
     /// Whether every consumer has seen and acknowledged everything.

@@ -40,7 +40,7 @@ fn with_one_too_much(lines: &[Value]) -> String {
 fn a_platform_that_is_hurt_keeps_its_promises_and_a_history_that_is_changed_does_not() {
     let folder = Folder::new_temporary();
     let words =
-        "--minutes 0.2 --seed 1 --rate 15 --pause 2 --faults kill:service,kill:nats,kill:redis,stream,link,fill --data";
+        "--minutes 0.3 --seed 1 --rate 15 --pause 2 --faults kill:service,kill:nats,kill:redis,stream,link,fill --data";
     let mut words: Vec<&str> = words.split(' ').collect();
     words.push(folder.path().to_str().unwrap());
     let output = chaos(&words);

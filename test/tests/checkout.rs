@@ -5,16 +5,19 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 use testing::books::Books;
 use testing::client::{Answer, Client};
 use testing::platform::{Options, Platform};
 use testing::stream::{Nats, Stored};
 use testing::wait::{eventually, until};
 
-/// A platform on which a request is answered soon, also when its outcome is not known yet.
+/// A platform on which a request is answered soon, also when its outcome is not known yet, and a saga is not given up however long it takes. What
+/// is asked of it must be asked again where a busy machine has no answer in so short a time.
 async fn hasty() -> Platform {
-    Platform::start(Options::default().set("order.REQUEST_LIMIT_MS=2500")).await
+    let options = Options::default().set("order.REQUEST_LIMIT_MS=2500").set("order.SAGA_LIMIT_MS=3600000");
+    Platform::start(options).await
 }
 
 fn assert_success(answer: &Answer) {
@@ -101,12 +104,26 @@ async fn items_that_batch_init_replaced_are_unknown_or_cost_what_was_agreed() {
     Books::closed(&platform).await;
 }
 
-/// The path of the saga that a 202 speaks of.
-fn saga_of(answer: Answer) -> String {
-    let answer = answer.expect_problem(202, "not-known-yet", "goes on");
-    let location = answer.header("location").to_owned();
-    assert!(location.starts_with("/orders/saga/"), "{location}");
-    location
+/// Asks for something until it is known that it goes on: the path of the saga that the 202 speaks of.
+async fn saga_of(client: &Client, path: &str, headers: &[(&str, &str)]) -> String {
+    until("a saga that goes on", async || {
+        let answer = client.insist(Method::POST, path, headers).await;
+        // Of a request that did not get as far as to its saga it is not known whether there is one.
+        let is_of_a_saga = answer.status != 202 || answer.header("location").starts_with("/orders/saga/");
+        is_of_a_saga.then(|| {
+            let answer = answer.expect_problem(202, "not-known-yet", "goes on");
+            answer.header("location").to_owned()
+        })
+    })
+    .await
+}
+
+/// The undo entry of a saga when it has completed.
+async fn completed(client: &Client, saga: &str) -> Value {
+    until("the saga completes", async || {
+        Some(client.get(saga).await.json()).filter(|entry| entry["state"] == "completed")
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,17 +134,18 @@ async fn while_payment_is_held_a_checkout_is_not_known_and_then_completes() {
     let order = client.order(&user, &[(&item, 2)]).await;
     for name in ["payment-1", "redis-payment"] {
         let order = if name == "payment-1" { order.clone() } else { client.order(&user, &[(&item, 1)]).await };
+        let checkout = format!("/orders/checkout/{order}");
         let held = platform.hold(name).await;
-        let saga = saga_of(client.checkout(&order).await);
+        let saga = saga_of(&client, &checkout, &[]).await;
         let entry = client.get(&saga).await.expect_status(200).json();
         assert_eq!((&entry["state"], &entry["reason"]), (&json!("started"), &json!(null)), "{entry}");
         assert_eq!((&entry["order_id"], &entry["user_id"]), (&json!(order), &json!(user)), "{entry}");
         // In flight: it cannot be changed, and another checkout joins.
-        client.post(&format!("/orders/addItem/{order}/{item}/1")).await.expect_problem(409, "order-in-flight", &order);
-        assert_eq!(saga_of(client.checkout(&order).await), saga);
+        let change = client.insist(Method::POST, &format!("/orders/addItem/{order}/{item}/1"), &[]).await;
+        change.expect_problem(409, "order-in-flight", &order);
+        assert_eq!(saga_of(&client, &checkout, &[]).await, saga);
         drop(held);
-        eventually("the saga completes", async || client.get(&saga).await.json()["state"] == "completed").await;
-        let entry = client.get(&saga).await.json();
+        let entry = completed(&client, &saga).await;
         let steps: Vec<_> = entry["steps"].as_array().unwrap().iter().map(|step| step["event"].clone()).collect();
         assert_eq!(steps, ["checkout.started", "payment.debited", "stock.reserved"], "{entry}");
         assert!(client.is_paid(&order).await);
@@ -248,20 +266,18 @@ async fn a_key_whose_request_is_running_is_in_use() {
     let order = client.order(&user, &[(&item, 1)]).await;
     let path = format!("/orders/checkout/{order}");
     let held = platform.hold("payment-1").await;
-    let saga = saga_of(client.post_once("k", &path).await);
-    client.post_once("k", &path).await.expect_problem(409, "idempotency-key-in-use", &path);
-    client.post_once("k", "/orders/checkout/0").await.expect_problem(
-        422,
-        "idempotency-key-mismatch",
-        "/orders/checkout/0",
-    );
+    let once = async |key: &str, path: &str| client.insist(Method::POST, path, &[("idempotency-key", key)]).await;
+    let saga = saga_of(&client, &path, &[("idempotency-key", "k")]).await;
+    once("k", &path).await.expect_problem(409, "idempotency-key-in-use", &path);
+    let another = "/orders/checkout/0";
+    once("k", another).await.expect_problem(422, "idempotency-key-mismatch", another);
     // Another key joins the saga, and is in use as well.
-    assert_eq!(saga_of(client.post_once("other", &path).await), saga);
-    client.post_once("other", &path).await.expect_problem(409, "idempotency-key-in-use", &path);
+    assert_eq!(saga_of(&client, &path, &[("idempotency-key", "other")]).await, saga);
+    once("other", &path).await.expect_problem(409, "idempotency-key-in-use", &path);
     drop(held);
-    eventually("the saga completes", async || client.get(&saga).await.json()["state"] == "completed").await;
-    assert_success(&client.post_once("k", &path).await);
-    assert_success(&client.post_once("other", &path).await);
+    completed(&client, &saga).await;
+    assert_success(&once("k", &path).await);
+    assert_success(&once("other", &path).await);
     assert_eq!(client.credit(&user).await, 8);
     Books::closed(&platform).await;
 }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
-
 use futures::future::join_all;
 use testing::books::Books;
 use testing::client::Client;
@@ -24,14 +22,16 @@ async fn of_a_thousand_users_with_one_credit_exactly_one_hundred_get_the_hundred
     .await;
     let told = join_all(orders.iter().map(|order| check_out(&client, order))).await;
 
-    let paid = told.iter().filter(|told| **told == Told::Paid).count();
-    let refused = told.iter().filter(|told| **told == Told::Refused(400)).count();
-    assert_eq!((paid, refused), (100, 900));
     let books = Books::closed(&platform).await;
-    assert_eq!(books.items[&item].pieces, 0);
+    assert_eq!((books.paid(), books.items[&item].pieces), (100, 0));
     for (user, (order, told)) in orders.iter().zip(&told).enumerate() {
-        let paid = *told == Told::Paid;
-        assert_eq!(books.orders[order].paid, paid, "order {order}");
+        let paid = books.orders[order].paid;
+        match told {
+            Told::Paid => assert!(paid, "order {order}"),
+            Told::Refused(400) => assert!(!paid, "order {order}"),
+            // On a very busy machine.
+            open => assert!(open.is_not_known_yet(), "order {order} was answered with {open:?}"),
+        }
         assert_eq!(books.credit[&user.to_string()], i128::from(!paid), "user {user}");
     }
 }
@@ -95,11 +95,10 @@ async fn five_thousand_clients_that_connect_at_once_are_all_answered() {
         tokio::spawn(async move { check_out(&client, &order.to_string()).await })
     }))
     .await;
-    let mut counts = BTreeMap::<String, u64>::new();
-    for told in told {
-        *counts.entry(format!("{:?}", told.unwrap())).or_default() += 1;
-    }
-    assert_eq!(counts, BTreeMap::from([("Paid".to_owned(), CLIENTS)]));
+    let told = told.into_iter().map(Result::unwrap);
+    // On a very busy machine some outcomes are not known when their clients are answered.
+    let otherwise: Vec<Told> = told.filter(|told| *told != Told::Paid && !told.is_not_known_yet()).collect();
+    assert_eq!(otherwise, []);
     let books = Books::closed(&platform).await;
     assert_eq!(books.paid() as u64, CLIENTS);
 }

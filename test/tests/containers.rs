@@ -79,7 +79,7 @@ async fn where_nobody_can_be_reached_nothing_was_started() {
             assert_eq!(answer.header("retry-after"), "1");
         }
     }
-    let found = client.get(&format!("/payment/find_user/{user}")).await;
+    let found = client.send(Method::GET, &format!("/payment/find_user/{user}"), &[]).await.unwrap();
     found.expect_problem(503, "no-instance", "payment service");
     start(&all).await;
     assert_eq!(client.credit(&user).await, 10);

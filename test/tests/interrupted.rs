@@ -24,7 +24,7 @@ async fn a_batch_whose_client_goes_away_is_done_to_its_end() {
     let platform = Platform::start(Options::default()).await;
     let address = platform.url().trim_start_matches("http://");
     // On a busy machine a batch may be over before its client has gone. That shows nothing, so another one is begun.
-    for amount in 7..12 {
+    for amount in 7..27 {
         let mut client = TcpStream::connect(address).await.unwrap();
         let path = format!("/payment/batch_init/{USERS}/{amount}");
         let request = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n");
@@ -55,11 +55,11 @@ async fn a_batch_whose_instance_dies_is_done_by_another_one() {
     if answer.status == 202 {
         // On a very busy machine both restarts outlast the gateway's patience, and it says truly that it does not know. Then
         // the client repeats its request, which must not find the key of a dead instance in its way.
-        repeat.post(&path).await.expect_status(200);
+        repeat.surely(&path).await;
     } else {
         answer.expect_status(200);
     }
-    assert_eq!(credit(&platform, USERS - 1).await, Some(7));
+    assert_eq!(platform.client().credit(&(USERS - 1).to_string()).await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +87,7 @@ async fn a_batch_with_a_key_whose_instance_dies_can_be_repeated_with_that_key_an
         Err(_) => false,
     })
     .await;
-    assert_eq!(credit(&platform, USERS - 1).await, Some(7));
+    assert_eq!(client.credit(&(USERS - 1).to_string()).await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,9 +99,16 @@ async fn commands_without_a_key_happen_once_although_their_instances_die() {
         .map(|_| {
             let (client, path) = (platform.client(), path.clone());
             tokio::spawn(async move {
+                let mut open = 0;
                 for _ in 0..100 {
-                    client.post(&path).await.expect_status(200);
+                    let answer = client.insist(Method::POST, &path, &[]).await;
+                    if answer.status == 202 {
+                        open += 1;
+                    } else {
+                        answer.expect_status(200);
+                    }
                 }
+                open
             })
         })
         .collect();
@@ -109,16 +116,18 @@ async fn commands_without_a_key_happen_once_although_their_instances_die() {
         let before = platform.client().get(&format!("/payment/find_user/{user}")).await.json()["credit"].as_u64();
         eventually("funds are added", async || {
             let now = platform.client().get(&format!("/payment/find_user/{user}")).await.json()["credit"].as_u64();
-            now > before || now == Some(800)
+            now > before || now == Some(800) || clients.iter().all(tokio::task::JoinHandle::is_finished)
         })
         .await;
         platform.end_and_await(name, Signal::SIGKILL).await;
     }
+    // Where a restart outlasts the gateway's patience, on a very busy machine, it says truly that it does not know.
+    let mut open = 0;
     for client in clients {
-        client.await.unwrap();
+        open += client.await.unwrap();
     }
-    let answer = platform.client().get(&format!("/payment/find_user/{user}")).await;
-    assert_eq!(answer.json()["credit"], 800, "each was added, and none twice");
+    let credit = platform.client().credit(&user).await;
+    assert!((800 - open..=800).contains(&credit), "each was added, and none twice: {credit}, {open} not known");
 }
 
 #[test]

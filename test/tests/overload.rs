@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
+
 use testing::client::{Answer, Client};
 use testing::platform::{Options, Platform};
 use testing::stream::{Nats, Stored};
@@ -23,10 +25,16 @@ fn buys(platform: &Platform, order: &str) -> JoinHandle<Answer> {
     tokio::spawn(async move { client.checkout(&order).await })
 }
 
+/// The orders of all sagas that have been started. (A start is told again, by the reconciler too.)
 async fn started(nats: &Nats) -> Vec<String> {
     let is_start = |event: &Stored| event.subject == "checkout.started";
-    let events = nats.events().await.into_iter().filter(is_start);
-    events.map(|event| event.json()["order_id"].as_str().unwrap().to_owned()).collect()
+    let (mut sagas, mut orders) = (BTreeSet::new(), Vec::new());
+    for event in nats.events().await.into_iter().filter(is_start) {
+        if sagas.insert(event.saga().to_owned()) {
+            orders.push(event.json()["order_id"].as_str().unwrap().to_owned());
+        }
+    }
+    orders
 }
 
 async fn is_turned_away(client: &Client, order: &str) {

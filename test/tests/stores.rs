@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use testing::books::Books;
 use testing::load::{Answers, Load, Seed};
 use testing::platform::{Options, Platform, SERVICES};
-use testing::stream::{CHECKOUT, Nats};
+use testing::stream::Nats;
 
 const CLIENTS: usize = 48;
 /// More than any test here gets through while it hurts the platform.
@@ -52,7 +52,7 @@ async fn the_whole_stream_may_be_deleted_under_load() {
     let (platform, load) = start(Options::default().scale("order", 2)).await;
     let nats = Nats::of(&platform).await;
     for _ in 0..3 {
-        nats.jetstream.delete_stream(CHECKOUT).await.unwrap();
+        nats.delete().await;
         load.more(BETWEEN).await;
     }
     finish(&platform, load).await;

@@ -147,7 +147,9 @@ mod tests {
     #[tokio::test]
     async fn a_redis_that_was_started_in_the_instant_before_its_parent_was_killed_is_known() {
         let folder = folder("unrecorded");
-        let address = crate::up::ports::Ports::new().free().unwrap();
+        // No platform takes the port as long as these live.
+        let ports = crate::up::ports::Ports::new();
+        let address = ports.free().unwrap();
         let secrets = Secrets::of(&folder);
         let door = crate::up::door::Door { own: address, told: address };
         let (service, none) = (Service::Order, servers::Replication::None);

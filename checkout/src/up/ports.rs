@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn what_one_platform_has_no_other_gets_although_nobody_listens_there() {
         let file = std::env::temp_dir().join(format!("checkout-ports-test-{}", std::process::id()));
-        let range = 20_000..20_040;
+        // Away from where other tests listen.
+        let range = 9_100..9_140;
         let (one, two) = (Ports::with(&file, range.clone()), Ports::with(&file, range));
         let first = one.free().unwrap();
         let mut others = Vec::new();
@@ -150,8 +151,8 @@ mod tests {
         let ports = Ports::new();
         let first = ports.free().unwrap();
         assert_ne!(ports.prefer(first.port()).unwrap(), first);
-        let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let holder = TcpListener::bind(held).unwrap();
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let held = holder.local_addr().unwrap();
         assert_ne!(ports.prefer(held.port()).unwrap(), held);
         drop(holder);
     }

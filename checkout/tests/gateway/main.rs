@@ -5,30 +5,41 @@
 mod stage;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{Gateway, Manner, Upstream, answer, ask, nobody, send};
+use crate::stage::{Gateway, Manner, Nobody, PATIENCE, Upstream, answer, answer_or_end, ask, send, try_send};
+
+/// For so long the gateway looks for another answer.
+const REPEAT_PATIENCE: Duration = Duration::from_secs(10);
+/// For so long it serves open connections when its door is closed.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[tokio::test]
 async fn requests_are_spread_and_passed_on_unchanged() {
     let (one, two) = (Upstream::start(Manner::Answer).await, Upstream::start(Manner::Answer).await);
     let gateway = Gateway::start(&[one.url(), two.url()]).await;
-    for number in 0..10 {
+    let began = Instant::now();
+    // An instance that is slow to say how it is, on a busy machine, is passed over until it has.
+    for number in 0.. {
         let answer = gateway.get(&format!("/orders/find/{number}%2Fx?a=b")).await;
         assert!(answer.ends_with(&format!("POST /orders/find/{number}%2Fx?a=b HTTP/1.1")), "{answer}");
+        if one.requests() >= 5 && two.requests() >= 5 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{} and {}", one.requests(), two.requests());
     }
-    assert_eq!((one.requests(), two.requests()), (5, 5));
 }
 
 #[tokio::test]
 async fn an_instance_that_cannot_be_connected_to_is_passed_over() {
     let alive = Upstream::start(Manner::Answer).await;
-    let gateway = Gateway::start(&[nobody().await, alive.url(), nobody().await]).await;
+    let (one, two) = (Nobody::new(), Nobody::new());
+    let gateway = Gateway::start(&[one.url(), alive.url(), two.url()]).await;
     for _ in 0..20 {
         assert!(gateway.get("/orders/x").await.starts_with("HTTP/1.1 200"));
     }
@@ -90,51 +101,76 @@ async fn a_checkout_whose_key_is_in_use_by_its_own_first_try_joins_that() {
 
 #[tokio::test]
 async fn a_request_whose_instance_stands_still_is_answered_by_another_one() {
-    let (still, alive) = (Upstream::start(Manner::StandStill).await, Upstream::start(Manner::Answer).await);
-    let gateway = Gateway::start(&[still.url(), alive.url()]).await;
-    for (method, path) in [("GET", "/orders/find/5"), ("POST", "/orders/checkout/5")] {
-        let answer = gateway.ask(method, path, "").await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let began = Instant::now();
+    loop {
+        let (still, alive) = (Upstream::start(Manner::StandStill).await, Upstream::start(Manner::Answer).await);
+        let gateway = Gateway::start(&[still.url(), alive.url()]).await;
+        for (method, path) in [("GET", "/orders/find/5"), ("POST", "/orders/checkout/5")] {
+            let answer = gateway.ask(method, path, "").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        assert_eq!(alive.requests(), 2, "whoever is asked first");
+        match still.requests() {
+            1 => return,
+            // On a busy machine it may be passed over before the first request comes.
+            0 => assert!(began.elapsed() < PATIENCE, "it is never asked"),
+            more => panic!("it is passed over afterwards: {more}"),
+        }
     }
-    assert_eq!((still.requests(), alive.requests()), (1, 2), "it is passed over afterwards");
 }
 
 /// "Nothing was started" is true of the second try, and not known of the first.
 #[tokio::test]
 async fn who_refuses_for_now_does_not_speak_for_an_instance_that_died_with_the_request() {
     for status in ["429 Too Many Requests", "503 Service Unavailable", "500 Internal Server Error"] {
-        let (dead, over) = (CancellationToken::new(), CancellationToken::new());
-        let dying = Upstream::start(Manner::Die(dead.clone())).await;
-        let other = Upstream::start(Manner::NotNow(status, over.clone())).await;
-        let gateway = Gateway::start(&[dying.url(), other.url()]).await;
-        let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
-        while dying.requests() == 0 {
-            send(&mut waiting, "/orders/checkout/5").await;
-            while dying.requests() + other.requests() == 0 {
-                tokio::task::yield_now().await;
-            }
-            if dying.requests() == 0 {
-                assert!(answer(&mut waiting).await.contains(status), "a first try is told what the service says");
-            }
-        }
-        dying.door.cancel();
-        while TcpStream::connect(dying.address).await.is_ok() {
+        while !is_asked_again_and_again(status).await {}
+    }
+}
+
+/// Whether the gateway had the time for it: a machine that stands still may use up its patience.
+async fn is_asked_again_and_again(status: &'static str) -> bool {
+    let (dead, over) = (CancellationToken::new(), CancellationToken::new());
+    let dying = Upstream::start(Manner::Die(dead.clone())).await;
+    let other = Upstream::start(Manner::NotNow(status, over.clone())).await;
+    let gateway = Gateway::start(&[dying.url(), other.url()]).await;
+    let mut waiting = TcpStream::connect(gateway.address).await.unwrap();
+    while dying.requests() == 0 {
+        send(&mut waiting, "/orders/checkout/5").await;
+        while dying.requests() + other.requests() == 0 {
             tokio::task::yield_now().await;
         }
-        dead.cancel();
-        let told = answer(&mut waiting);
-        tokio::pin!(told);
-        let is_asked_again = async {
-            while other.requests() < 3 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            told = &mut told => panic!("told of the first try: {told}"),
-            () = is_asked_again => over.cancel(),
+        if dying.requests() == 0 {
+            assert!(answer(&mut waiting).await.contains(status), "a first try is told what the service says");
         }
-        assert!(told.await.starts_with("HTTP/1.1 200"));
     }
+    dying.door.cancel();
+    while TcpStream::connect(dying.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let died = Instant::now();
+    dead.cancel();
+    let told = answer(&mut waiting);
+    tokio::pin!(told);
+    let is_asked_again = async {
+        while other.requests() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        told = &mut told => {
+            assert!(is_out_of_patience(&told, died), "told of the first try: {told}");
+            return false;
+        }
+        () = is_asked_again => over.cancel(),
+    }
+    let told = told.await;
+    assert!(told.starts_with("HTTP/1.1 200") || is_out_of_patience(&told, died), "{told}");
+    told.starts_with("HTTP/1.1 200")
+}
+
+/// Whether a client was told that nobody knows yet, after the time for which another answer is looked for.
+fn is_out_of_patience(told: &str, died: Instant) -> bool {
+    told.starts_with("HTTP/1.1 202") && died.elapsed() >= REPEAT_PATIENCE
 }
 
 /// The first try may yet begin the order's next saga. Not so of what the first try finds recorded when it comes.
@@ -180,6 +216,11 @@ async fn what_nobody_answers_is_not_known_yet_and_goes_through_few_instances() {
 
 #[tokio::test]
 async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
+    while !is_answered_by_who_comes_back().await {}
+}
+
+/// Whether the gateway had the time for it: a machine that stands still may use up its patience.
+async fn is_answered_by_who_comes_back() -> bool {
     let dead = CancellationToken::new();
     let upstream = Upstream::start(Manner::Die(dead.clone())).await;
     let url = upstream.url();
@@ -194,15 +235,22 @@ async fn a_lonely_instance_that_comes_back_answers_what_it_died_of() {
     while TcpStream::connect(upstream.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+    let died = Instant::now();
     dead.cancel();
-    let again = Upstream::start_at(upstream.address, Manner::Answer).await;
-    assert!(answer(&mut waiting).await.starts_with("HTTP/1.1 200"));
+    let again = upstream.succeeded(Manner::Answer).await;
+    let told = answer(&mut waiting).await;
+    if is_out_of_patience(&told, died) {
+        return false;
+    }
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
     assert_eq!(again.requests(), 1);
+    true
 }
 
 #[tokio::test]
 async fn with_no_instance_to_connect_to_nothing_was_started_and_a_retry_is_invited() {
-    let gateway = Gateway::start(&[nobody().await]).await;
+    let nobody = Nobody::new();
+    let gateway = Gateway::start(&[nobody.url()]).await;
     let answer = gateway.get("/orders/x").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     for part in ["application/problem+json", "retry-after: 1", "\"status\":503", "nothing was started"] {
@@ -224,6 +272,11 @@ async fn other_paths_are_a_problem_of_their_own() {
 
 #[tokio::test]
 async fn a_drain_finishes_what_runs_and_parts_politely_from_who_is_idle() {
+    while !is_parted_from_politely().await {}
+}
+
+/// Whether who is idle could send another request while farewell was said: on a busy machine that may be over before.
+async fn is_parted_from_politely() -> bool {
     let allowed = Arc::new(Semaphore::new(0));
     let upstream = Upstream::start(Manner::Wait(Arc::clone(&allowed))).await;
     let mut gateway = Gateway::start(&[upstream.url()]).await;
@@ -236,20 +289,24 @@ async fn a_drain_finishes_what_runs_and_parts_politely_from_who_is_idle() {
         tokio::task::yield_now().await;
     }
 
+    let asked = Instant::now();
     gateway.terminate();
     while TcpStream::connect(gateway.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     // The door is closed; who is inside is still served, and told that this was the last time.
-    send(&mut idle, "/orders/last").await;
-    while upstream.requests() < 3 {
-        tokio::task::yield_now().await;
-    }
+    let is_in_time = try_send(&mut idle, "/orders/last").await;
     allowed.add_permits(2);
-    let last = answer(&mut idle).await.to_ascii_lowercase();
-    assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    let last = if is_in_time { answer_or_end(&mut idle).await } else { None };
+    if let Some(last) = &last {
+        let last = last.to_ascii_lowercase();
+        assert!(last.starts_with("http/1.1 200") && last.contains("connection: close"), "{last}");
+    } else {
+        assert!(asked.elapsed() >= FAREWELL, "it was parted from without a farewell");
+    }
     assert!(answer(&mut running).await.starts_with("HTTP/1.1 200"));
     assert!(gateway.process.wait().await.unwrap().success());
+    last.is_some()
 }
 
 #[tokio::test]
@@ -272,8 +329,17 @@ async fn who_sends_a_byte_now_and_then_is_parted_from_and_delays_nobody() {
             }
         }));
     }
-    while slow.iter().any(|task| !task.is_finished()) {
-        assert!(gateway.get("/orders/checkout/2").await.starts_with("HTTP/1.1 200"));
+    let mut answered = 0;
+    while answered == 0 || slow.iter().any(|task| !task.is_finished()) {
+        // On a busy machine we ourselves may be slow, and are parted from.
+        let began = Instant::now();
+        match gateway.try_get("/orders/checkout/2").await {
+            Some(answer) => {
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                answered += 1;
+            }
+            None => assert!(began.elapsed() >= Duration::from_millis(300), "it was quick, and is parted from"),
+        }
         tokio::task::yield_now().await;
     }
     assert!(upstream.header("x-slow").is_empty(), "none of them got through");

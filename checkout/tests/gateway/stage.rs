@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testing::ports::Reserved;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+/// Far more than anything here takes, also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an upstream does with a request it has read.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub enum Manner {
 /// A tiny HTTP server that counts the requests it has read.
 pub struct Upstream {
     pub address: SocketAddr,
+    /// Nobody else gets its port when its door is closed.
+    place: Arc<Reserved>,
     pub requests: Arc<AtomicUsize>,
     /// The request heads, in the order in which they came.
     pub heads: Arc<Mutex<Vec<String>>>,
@@ -44,12 +50,17 @@ pub struct Upstream {
 
 impl Upstream {
     pub async fn start(manner: Manner) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), manner).await
+        Self::start_at(Arc::new(Reserved::new()), manner).await
     }
 
-    pub async fn start_at(address: SocketAddr, manner: Manner) -> Self {
+    /// Another one, in the place of this one.
+    pub async fn succeeded(&self, manner: Manner) -> Self {
+        Self::start_at(Arc::clone(&self.place), manner).await
+    }
+
+    async fn start_at(place: Arc<Reserved>, manner: Manner) -> Self {
+        let address = place.address();
         let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let (requests, heads) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (counted, seen) = (Arc::clone(&requests), Arc::clone(&heads));
         let door = CancellationToken::new();
@@ -63,7 +74,7 @@ impl Upstream {
                 tokio::spawn(converse(stream, manner.clone(), Arc::clone(&counted), Arc::clone(&seen)));
             }
         });
-        Self { address, requests, heads, door }
+        Self { address, place, requests, heads, door }
     }
 
     /// The values that a header had in the requests that carried it.
@@ -129,16 +140,26 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// An address where nobody listens.
-pub async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+/// An address where nobody listens, as long as this lives.
+pub struct Nobody(Reserved);
+
+impl Nobody {
+    pub fn new() -> Self {
+        Self(Reserved::new())
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.0.address())
+    }
 }
 
 /// The gateway, as a process.
 pub struct Gateway {
     pub address: SocketAddr,
     pub process: Child,
+    _place: Reserved,
+    /// Where payment and stock would be.
+    _rest: Nobody,
 }
 
 impl Gateway {
@@ -147,22 +168,28 @@ impl Gateway {
     }
 
     pub async fn start_with(order: &[String], flags: &[&str]) -> Self {
-        let address = nobody().await.trim_start_matches("http://").parse().unwrap();
-        let rest = nobody().await;
+        let (place, rest) = (Reserved::new(), Nobody::new());
+        let address = place.address();
         let process = Command::new(env!("CARGO_BIN_EXE_checkout"))
             .arg("gateway")
             .arg(format!("--listen={address}"))
             .arg(format!("--order={}", order.join(",")))
-            .args([format!("--payment={rest}"), format!("--stock={rest}")])
+            .args([format!("--payment={}", rest.url()), format!("--stock={}", rest.url())])
             .args(flags)
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let gateway = Self { address, process };
+        let gateway = Self { address, process, _place: place, _rest: rest };
         let live = async { while TcpStream::connect(address).await.is_err() {} };
-        tokio::time::timeout(Duration::from_secs(20), live).await.expect("the gateway listens");
+        tokio::time::timeout(PATIENCE, live).await.expect("the gateway listens");
         gateway
+    }
+
+    /// A request on a connection of its own; nothing where the gateway has parted from it, as from somebody who takes long.
+    pub async fn try_get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        if try_send(&mut stream, path).await { answer_or_end(&mut stream).await } else { None }
     }
 
     pub async fn get(&self, path: &str) -> String {
@@ -192,20 +219,33 @@ pub async fn send(stream: &mut TcpStream, path: &str) {
     send_with(stream, "POST", path, "").await;
 }
 
+/// The same where the connection may be closed: whether it could be sent.
+pub async fn try_send(stream: &mut TcpStream, path: &str) -> bool {
+    stream.write_all(request("POST", path, "").as_bytes()).await.is_ok()
+}
+
 /// The same with a method and lines of further headers.
 pub async fn send_with(stream: &mut TcpStream, method: &str, path: &str, headers: &str) {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{headers}content-length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request(method, path, headers).as_bytes()).await.unwrap();
+}
+
+fn request(method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{headers}content-length: 0\r\n\r\n")
 }
 
 pub async fn answer(stream: &mut TcpStream) -> String {
+    answer_or_end(stream).await.expect("an answer, not a closed connection")
+}
+
+/// The same, or nothing where the connection is closed without one.
+pub async fn answer_or_end(stream: &mut TcpStream) -> Option<String> {
     let reading = async {
-        let head = read_head(stream).await.expect("an answer, not a closed connection");
+        let head = read_head(stream).await?;
         let length = head.to_ascii_lowercase();
         let length = length.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
         let mut body = vec![0; length.unwrap().parse().unwrap()];
-        stream.read_exact(&mut body).await.unwrap();
-        head + &String::from_utf8(body).unwrap()
+        stream.read_exact(&mut body).await.ok()?;
+        Some(head + &String::from_utf8(body).unwrap())
     };
-    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("an answer in time")
+    tokio::time::timeout(PATIENCE, reading).await.expect("an answer in time")
 }

@@ -8,6 +8,7 @@ use audit::books::{Item, Order, Undo};
 
 use super::Books;
 use crate::platform::{Platform, SERVICES};
+use crate::wait::{PATIENCE, until};
 
 type Fields = HashMap<String, String>;
 
@@ -22,7 +23,8 @@ impl Books {
     pub async fn read(platform: &Platform) -> Self {
         let mut books = audit::Books::default();
         for service in SERVICES {
-            let mut database = Database::open(&platform.primary_url(service).await.expect("a primary")).await;
+            let primary = until("a primary", async || platform.primary_url(service).await).await;
+            let mut database = Database::open(&primary).await;
             let keys = database.keys().await;
             let of = |prefix: &str| keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect::<Vec<_>>();
             books.totals.insert(service, database.totals().await);
@@ -57,7 +59,9 @@ impl Database {
     /// It does not answer.
     pub async fn open(url: &str) -> Self {
         let client = redis::Client::open(url).expect("a URL");
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(crate::wait::PATIENCE));
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
         Self(client.get_multiplexed_async_connection_with_config(&config).await.expect("the database answers"))
     }
 
