@@ -125,7 +125,9 @@ async fn a_cut_resets_both_ends_and_new_connections_until_it_is_over_and_meets_n
     let mut refused = TcpStream::connect(world.front).await.unwrap();
     is_reset(&mut refused).await;
     drop(cut);
+    let began = Instant::now();
     let (mut client, mut server) = loop {
+        assert!(began.elapsed() < PATIENCE, "the cut is not over");
         // The order is taken back when the end of its connection is heard.
         let mut client = TcpStream::connect(world.front).await.unwrap();
         tokio::select! {

@@ -34,6 +34,8 @@ async fn of_a_thousand_users_with_one_credit_exactly_one_hundred_get_the_hundred
         }
         assert_eq!(books.credit[&user.to_string()], i128::from(!paid), "user {user}");
     }
+    let open = told.iter().filter(|told| told.is_not_known_yet()).count();
+    assert!(open <= told.len() / 4, "the outcome of {open} was left open");
 }
 
 /// All clients are answered with 200, and one charge was made.
@@ -95,10 +97,11 @@ async fn five_thousand_clients_that_connect_at_once_are_all_answered() {
         tokio::spawn(async move { check_out(&client, &order.to_string()).await })
     }))
     .await;
-    let told = told.into_iter().map(Result::unwrap);
+    let others = told.into_iter().map(Result::unwrap).filter(|told| *told != Told::Paid);
     // On a very busy machine some outcomes are not known when their clients are answered.
-    let otherwise: Vec<Told> = told.filter(|told| *told != Told::Paid && !told.is_not_known_yet()).collect();
+    let (open, otherwise): (Vec<Told>, Vec<Told>) = others.partition(Told::is_not_known_yet);
     assert_eq!(otherwise, []);
+    assert!(open.len() as u64 <= CLIENTS / 4, "the outcome of {} was left open", open.len());
     let books = Books::closed(&platform).await;
     assert_eq!(books.paid() as u64, CLIENTS);
 }

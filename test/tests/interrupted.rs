@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use nix::sys::signal::Signal;
 use testing::platform::{Options, Platform, SERVICES, program};
-use testing::wait::eventually;
+use testing::wait::{eventually, until};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -55,7 +56,10 @@ async fn a_batch_whose_instance_dies_is_done_by_another_one() {
     if answer.status == 202 {
         // On a very busy machine both restarts outlast the gateway's patience, and it says truly that it does not know. Then
         // the client repeats its request, which must not find the key of a dead instance in its way.
-        repeat.surely(&path).await;
+        let told = until("its outcome", async || {
+            Some(repeat.insist(Method::POST, &path, &[]).await).filter(|answer| answer.status != 202)
+        });
+        told.await.expect_status(200);
     } else {
         answer.expect_status(200);
     }
@@ -101,8 +105,12 @@ async fn commands_without_a_key_happen_once_although_their_instances_die() {
             tokio::spawn(async move {
                 let mut open = 0;
                 for _ in 0..100 {
+                    let asked = Instant::now();
                     let answer = client.insist(Method::POST, &path, &[]).await;
                     if answer.status == 202 {
+                        // After three losses, between which instances come back, or when there was none for long.
+                        let waited = asked.elapsed();
+                        assert!(waited > Duration::from_millis(100), "nobody else was asked: {}", answer.text());
                         open += 1;
                     } else {
                         answer.expect_status(200);
