@@ -8,11 +8,9 @@ use futures::future::join_all;
 use testing::servers::{PATIENCE, Redis};
 
 use crate::support::{
-    Bench, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage, refused_in_vain, sent_in_vain,
+    Bench, LANES_PATIENCE, LIBRARY, add_one, counter, eventually, far, is_ok, near, notice_the_outage, refused_in_vain,
+    sent_in_vain,
 };
-
-/// How long a lane waits for an answer before it gives its connection up.
-const LANES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Calls that go on until told to stop, each made once by its caller. Returns how many were made; all were answered.
 async fn keep_adding(database: common::redis::Database, stop: tokio_util::sync::CancellationToken) -> i64 {
@@ -86,7 +84,8 @@ async fn a_server_that_stands_still_leaves_the_outcome_open() {
     let bench = Bench::start(1).await;
     let mut console = bench.redis.console();
     bench.redis.pause();
-    sent_in_vain(&bench.database, add_one).await;
+    // Who stands still cannot be asked; what was told wrongly is counted below.
+    sent_in_vain(&bench.database, add_one, || 0).await;
     bench.redis.resume();
     // It was carried out after all, which is why nobody may be told that it was not.
     eventually("the call is carried out", || counter(&mut console) == 1).await;

@@ -4,7 +4,7 @@ use common::redis::{Call, CallError, Operation};
 use futures::future::join_all;
 use testing::servers::Console;
 
-use crate::support::{Bench, add, add_one, far, is_ok};
+use crate::support::{Bench, LANES_PATIENCE, add, add_one, far, is_ok};
 
 /// How often the server has read from a connection.
 fn reads(console: &mut Console) -> i64 {
@@ -27,12 +27,15 @@ async fn many_callers_share_few_pipelines() {
     let mut console = bench.redis.console();
     let before = reads(&mut console);
     let calls = 2_000;
+    let began = std::time::Instant::now();
     let replies = join_all((0..calls).map(|_| bench.database.call(add_one(), far()))).await;
     let reads = reads(&mut console) - before;
     assert!(replies.iter().all(is_ok));
-    // Where the server stands still they come again, and are answered from their records.
+    let is_soon = began.elapsed() < LANES_PATIENCE;
+    // Where the server stands still for that long they come again, and are answered from their records.
     let calls_carried_out = carried_out(&mut console, "fcall");
-    assert!(bench.counter() == calls && calls_carried_out >= calls, "{calls_carried_out}");
+    assert_eq!(bench.counter(), calls);
+    assert!(calls_carried_out == calls || (calls_carried_out > calls && !is_soon), "{calls_carried_out}");
     // A pipeline is read in pieces of 16 KiB, some 100 calls each.
     assert!(reads < calls_carried_out / 20, "{calls_carried_out} calls came in {reads} reads");
 }

@@ -43,8 +43,8 @@ async fn a_repeat_that_is_answered_from_its_record_waits_for_the_replica_as_well
     let (primary, replica, database, _tasks) = start().await;
     let key = Operation::from_client("key", "POST /add".into(), 600);
     replica.pause();
-    sent_in_vain(&database, || add(&key, 1)).await;
     let mut console = primary.console();
+    sent_in_vain(&database, || add(&key, 1), || counter(&mut console)).await;
     eventually("it is carried out", || counter(&mut console) == 1).await;
     // On a new connection, which has written nothing, `WAIT` alone would count the replica that stands still.
     let again = database.call(add(&key, 1), near()).await;
@@ -56,11 +56,12 @@ async fn a_repeat_that_is_answered_from_its_record_waits_for_the_replica_as_well
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reads_what_no_replica_has() {
-    let (_primary, replica, database, _tasks) = start().await;
+    let (primary, replica, database, _tasks) = start().await;
     let read = || Call::command("GET").arg("counter");
     assert!(is_ok(&database.call(add_one(), far()).await));
     replica.pause();
-    sent_in_vain(&database, add_one).await;
+    let mut console = primary.console();
+    sent_in_vain(&database, add_one, || counter(&mut console)).await;
     let early = database.call(read(), near()).await;
     assert!(early.is_err(), "a failover could take it back: {early:?}");
     replica.resume();

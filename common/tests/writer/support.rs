@@ -83,14 +83,16 @@ pub fn near() -> Option<Instant> {
 }
 
 /// Makes a call that the server receives and that is not answered by its deadline. Where this process stands still at the wrong moment, the
-/// deadline passes before the call is sent: that is told as it is, and another one is made.
-pub async fn sent_in_vain(database: &Database, call: impl Fn() -> Call) {
-    let began = Instant::now();
+/// deadline passes before the call is sent: that is told as it is, and another one is made. `counter` looks into the server, where that can
+/// be asked: what is told as not sent has not changed it.
+pub async fn sent_in_vain(database: &Database, call: impl Fn() -> Call, mut counter: impl FnMut() -> i64) {
+    let (began, before) = (Instant::now(), counter());
     loop {
         match database.call(call(), near()).await {
             Err(CallError::Unknown(_)) => return,
             other => assert!(matches!(other, Err(CallError::NotSent(_))), "it may have been carried out: {other:?}"),
         }
+        assert_eq!(counter(), before, "a call that was carried out is told as not sent");
         assert!(began.elapsed() < PATIENCE, "a call that may have been sent is told as not sent");
     }
 }
@@ -107,6 +109,9 @@ pub async fn refused_in_vain(database: &Database) {
         assert!(began.elapsed() < PATIENCE, "a call that is refused is told as one that may have been carried out");
     }
 }
+
+/// How long a lane waits for an answer before it gives its connection up, and sends again.
+pub const LANES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether a call was carried out.
 pub fn is_ok(reply: &Result<Reply, CallError>) -> bool {

@@ -110,8 +110,8 @@ async fn a_call_whose_reply_is_lost_until_its_deadline_is_not_known() {
     let (database, _tasks) = open(&url, 1).await;
     switch.loses_replies.store(true, Ordering::SeqCst);
     let key = Operation::from_client("key", "POST /add".into(), 600);
-    sent_in_vain(&database, || add(&key, 1)).await;
     let mut console = redis.console();
+    sent_in_vain(&database, || add(&key, 1), || counter(&mut console)).await;
     eventually("it is carried out", || counter(&mut console) == 1).await;
     switch.loses_replies.store(false, Ordering::SeqCst);
     let again = database.call(add(&key, 1), far()).await.unwrap();
