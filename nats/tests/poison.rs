@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::event::{Event, Kind};
 use common::saga::Items;
 use nats::Verdict;
-use nats::topology::{CHECKOUT, Durable, Limits};
+use nats::topology::{CHECKOUT, DEAD_LETTERS, Durable, Limits};
 use support::{Seen, Server, count, dead_letters, each, header, number, run, saga, settled, started};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,6 +46,7 @@ async fn poison_is_dead_lettered_and_the_rest_flows_on() {
     let mut letters = dead_letters(&admin, poison.len()).await;
     settled(&admin, Durable::Payment).await;
     consumer.stop().await;
+    assert_eq!(count(&admin, DEAD_LETTERS).await, poison.len() as u64, "each is put aside once");
 
     // In whatever order: what is sent to us in several pieces is several batches, which are not told one after the other.
     assert_eq!((seen.all().len(), seen.distinct()), (poison.len(), (0..poison.len()).collect()));
