@@ -15,12 +15,10 @@ use futures::StreamExt;
 use nats::Verdict;
 use nats::topology::{CHECKOUT, Durable, Limits};
 use support::{
-    PATIENCE, Seen, Server, answer_with, count, durable_info, each, eventually, header, number, run, saga, settled,
-    started, whole,
+    HOUR, PATIENCE, Seen, Server, answer_with, count, durable_info, each, eventually, header, number, run, saga,
+    settled, started, whole,
 };
 use tokio::sync::Semaphore;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Messages that one instance asks for ahead, at the least.
 const AHEAD: usize = 2 * MAX_CONSUMER_BATCH;

@@ -13,7 +13,7 @@ use common::event::Event;
 use nats::Verdict;
 use nats::graveyard::{Filter, Graveyard, Note, Order};
 use nats::topology::{ADVISORIES, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits, REVISION_KEY};
-use support::{Seen, Server, count, durable_info, each, eventually, run, settled, started};
+use support::{HOUR, Seen, Server, count, durable_info, each, eventually, run, settled, started};
 
 /// So many events that nobody understands, of which some ten fit.
 const POISON: usize = 40;
@@ -22,7 +22,7 @@ const ROOM_BYTES: u64 = 60_000;
 
 /// Nothing comes again only because it has been in hand for long.
 fn small() -> Limits {
-    Limits { dead_letter_max_bytes: ROOM_BYTES, ack_wait: Duration::from_secs(3_600), ..Limits::default() }
+    Limits { dead_letter_max_bytes: ROOM_BYTES, ack_wait: HOUR, ..Limits::default() }
 }
 
 /// Where the letters say that their events lie in the stream of events.

@@ -13,9 +13,7 @@ use futures::StreamExt;
 use nats::graveyard::{Filter, Graveyard, GraveyardError, Note, Order};
 use nats::topology::{ADVISORIES, CHECKOUT, DEAD_LETTERS, DEAD_LETTERS_LOG, Durable, Limits};
 use nats::{Broker, Verdict};
-use support::{Server, count, dead_letters, durable_info, each, eventually, number, run, settled, started};
-
-const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);
+use support::{HOUR, Server, count, dead_letters, durable_info, each, eventually, number, run, settled, started};
 
 struct Scene {
     server: Server,

@@ -12,13 +12,13 @@ use common::event::{Event, Kind};
 use common::saga::Items;
 use nats::Verdict;
 use nats::topology::{CHECKOUT, DEAD_LETTERS, Durable, Limits};
-use support::{Seen, Server, count, dead_letters, each, header, number, run, saga, settled, started};
+use support::{HOUR, Seen, Server, count, dead_letters, each, header, number, run, saga, settled, started};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn poison_is_dead_lettered_and_the_rest_flows_on() {
     let server = Server::start();
     // Nobody is given the time to take what is newer, see `newer.rs`; and nothing comes again only because it has been in hand for long.
-    let limits = Limits { newer_patience: Duration::ZERO, ack_wait: Duration::from_secs(3_600), ..Limits::default() };
+    let limits = Limits { newer_patience: Duration::ZERO, ack_wait: HOUR, ..Limits::default() };
     let broker = server.ready_broker("payment-1", &limits).await;
     let admin = server.admin().await;
 

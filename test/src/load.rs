@@ -28,13 +28,6 @@ pub enum Told {
     Wrong(String),
 }
 
-impl Told {
-    /// Whether it was said, by a 202, that the outcome is not known yet. (A connection that broke says nothing.)
-    pub fn is_not_known_yet(&self) -> bool {
-        matches!(self, Self::Unknown(said) if said.contains("urn:checkout:problem:not-known-yet"))
-    }
-}
-
 /// What a platform is filled with before a load.
 #[derive(Debug, Clone, Copy)]
 pub struct Seed {

@@ -95,8 +95,7 @@ async fn a_stop_under_load_answers_what_was_accepted_leaves_nothing_behind_and_k
     });
     let (reset, dropped): (Vec<_>, Vec<_>) = unknown.partition(|(_, why)| why.contains("Connection reset"));
     assert!(dropped.is_empty(), "{} dropped: {:?}", dropped.len(), &dropped[..dropped.len().min(5)]);
-    // Most often none is. On a busy machine that moment may be long, and some clients come in it, each at most once.
-    assert!(reset.len() <= CLIENTS / 2, "{} were reset", reset.len());
+    assert!(reset.len() <= 2, "{} were reset", reset.len());
     assert!(answers.paid() >= BETWEEN);
 
     let platform = Platform::start_in(folder, Options::default()).await;

@@ -3,9 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use http::Method;
 use nix::sys::signal::Signal;
@@ -16,8 +13,6 @@ use tokio::net::TcpStream;
 
 /// So many that a batch lasts for a second or two.
 const USERS: u64 = 400_000;
-/// An instance that is silent for so long, or longer, counts as one that was lost with the request.
-const SILENCE: Duration = Duration::from_secs(2);
 
 async fn credit(platform: &Platform, user: u64) -> Option<u64> {
     let answer = platform.client().send(Method::GET, &format!("/payment/find_user/{user}"), &[]).await.ok()?;
@@ -103,29 +98,13 @@ async fn commands_without_a_key_happen_once_although_their_instances_die() {
     let platform = Platform::start(Options::default().scale("payment", 2)).await;
     let user = platform.client().user(0).await;
     let path = format!("/payment/add_funds/{user}/1");
-    let kills = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..8)
         .map(|_| {
-            let (client, path, kills) = (platform.client(), path.clone(), kills.clone());
+            let (client, path) = (platform.client(), path.clone());
             tokio::spawn(async move {
-                let mut open = 0;
                 for _ in 0..100 {
-                    let (asked, before) = (Instant::now(), kills.load(Ordering::SeqCst));
-                    let answer = client.insist(Method::POST, &path, &[]).await;
-                    if answer.status == 202 {
-                        // After three losses, by deaths or by silence, or when there was nobody for long. One may have died just before.
-                        let has_lost_many = kills.load(Ordering::SeqCst) - before >= 2;
-                        assert!(
-                            has_lost_many || asked.elapsed() >= SILENCE,
-                            "nobody else was asked: {}",
-                            answer.text()
-                        );
-                        open += 1;
-                    } else {
-                        answer.expect_status(200);
-                    }
+                    client.post(&path).await.expect_status(200);
                 }
-                open
             })
         })
         .collect();
@@ -133,20 +112,16 @@ async fn commands_without_a_key_happen_once_although_their_instances_die() {
         let before = platform.client().get(&format!("/payment/find_user/{user}")).await.json()["credit"].as_u64();
         eventually("funds are added", async || {
             let now = platform.client().get(&format!("/payment/find_user/{user}")).await.json()["credit"].as_u64();
-            now > before || now == Some(800) || clients.iter().all(tokio::task::JoinHandle::is_finished)
+            now > before || now == Some(800)
         })
         .await;
-        kills.fetch_add(1, Ordering::SeqCst);
         platform.end_and_await(name, Signal::SIGKILL).await;
     }
-    // Where a restart outlasts the gateway's patience, on a very busy machine, it says truly that it does not know.
-    let mut open = 0;
     for client in clients {
-        open += client.await.unwrap();
+        client.await.unwrap();
     }
-    assert!(open <= 200, "the outcome of {open} was left open");
-    let credit = platform.client().credit(&user).await;
-    assert!((800 - open..=800).contains(&credit), "each was added, and none twice: {credit}, {open} not known");
+    let answer = platform.client().get(&format!("/payment/find_user/{user}")).await;
+    assert_eq!(answer.json()["credit"], 800, "each was added, and none twice");
 }
 
 #[test]

@@ -4,19 +4,16 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testing::ports::Reserved;
+pub use testing::wait::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-
-/// Far more than anything here takes, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an upstream does with a request it has read.
 #[derive(Clone)]

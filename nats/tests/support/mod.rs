@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 /// How long anything may take. Only a failing test waits as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An `ack_wait` that no test lives to see the end of: what is delivered again was handed back.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
 /// Polls until `condition` holds.
 pub async fn eventually<F, Fut>(what: &str, condition: F)
 where
